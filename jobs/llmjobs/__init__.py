@@ -1,0 +1,1 @@
+"""Programs that run in pods or as local processes. Nothing below imports Airflow."""
