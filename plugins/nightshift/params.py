@@ -1,0 +1,92 @@
+"""The trigger form: generated from a job's config model, so that one source says what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from airflow.sdk import Param
+
+from llmjobs.contracts.base import JobConfig
+from llmjobs.contracts.errors import BadConfig
+
+# What Airflow's form and its JSON-schema validation both understand (Airflow 3.3, "Params").
+_KEPT = (
+    "type", "enum", "format", "items", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+    "minLength", "maxLength", "minItems", "maxItems", "pattern",
+)  # fmt: skip
+
+
+def form_for(config: JobConfig, fields: Iterable[str]) -> dict[str, Param]:
+    """Return one `Param` for each dotted path of `fields`, in that order.
+
+    Title, description, allowed values and limits come from the model; the default is the value that the YAML
+    gave. Fields are grouped in the form by the first part of their path.
+
+    Args:
+        config: The validated config of one DAG.
+        fields: Dotted paths, for example ``("train.learning_rate", "train.epochs")``.
+
+    Raises:
+        BadConfig: A path leads to no field of the model.
+    """
+    schema = type(config).model_json_schema()
+    values = config.model_dump(mode="json")
+    return {path: _param(path, _schema_at(schema, path), _value_at(values, path)) for path in fields}
+
+
+def _param(path: str, field: dict[str, Any], default: Any) -> Param:
+    section, _, rest = path.rpartition(".")
+    last = rest or path
+    return Param(
+        default,
+        description=field.get("description"),
+        title=field.get("title", last),
+        section=(section.split(".")[0] or "run").replace("_", " ").capitalize(),
+        **_allowed(field),
+    )
+
+
+def _allowed(field: dict[str, Any]) -> dict[str, Any]:
+    """Return the limits of a field as one flat schema, for pydantic writes ``X | None`` as ``anyOf``."""
+    branches = [branch for branch in field.get("anyOf", [field]) if branch.get("type") != "null"]
+    merged = {key: value for branch in branches for key, value in branch.items() if key in _KEPT}
+    if "const" in field:
+        merged["enum"] = [field["const"]]
+    types = list(dict.fromkeys(branch["type"] for branch in branches if "type" in branch))
+    nullable = len(branches) < len(field.get("anyOf", [field]))
+    if nullable:
+        types.append("null")
+    if nullable and "enum" in merged:
+        merged["enum"] = [*merged["enum"], None]
+    merged["type"] = types[0] if len(types) == 1 else types
+    return merged
+
+
+def _schema_at(schema: dict[str, Any], path: str) -> dict[str, Any]:
+    current = schema
+    for part in path.split("."):
+        properties = _resolve(schema, current).get("properties", {})
+        if part not in properties:
+            known = ", ".join(sorted(properties)) or "none"
+            raise BadConfig(f"{schema['title']}: the form asks for {path!r}, but there is no {part!r} (known: {known})")
+        current = properties[part]
+    return _resolve(schema, current)
+
+
+def _resolve(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any]:
+    """Follow ``$ref``, and the one reference inside ``X | None``; what the field itself says wins."""
+    own = {key: value for key, value in field.items() if key != "$ref"}
+    if "$ref" in field:
+        return {**schema["$defs"][field["$ref"].rsplit("/", 1)[-1]], **own}
+    if "anyOf" in field:
+        own["anyOf"] = [_resolve(schema, branch) for branch in field["anyOf"]]
+        models = [branch for branch in own["anyOf"] if "properties" in branch]
+        return {**models[0], **own} if len(models) == 1 else own
+    return own
+
+
+def _value_at(values: Any, path: str) -> Any:
+    for part in path.split("."):
+        values = None if values is None else values[part]
+    return values
