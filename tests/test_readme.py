@@ -30,7 +30,7 @@ def test_named_paths_exist(page: str) -> None:
 def test_named_make_targets_exist(page: str) -> None:
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     targets = set(re.findall(r"\bmake ([a-z][a-z-]*)\b(?=[`\s])", text)) & set(
-        re.findall(r"(?:`|^)make ([a-z-]+)", text, re.M)
+        re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)
     )
     assert targets
     for target in sorted(targets):
