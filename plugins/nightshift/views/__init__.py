@@ -1,0 +1,1 @@
+"""Pages that Airflow's API server shows behind its own login."""

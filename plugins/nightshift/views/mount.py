@@ -1,0 +1,41 @@
+"""Where the pages hang in Airflow's URL space, without the cost of building them in every Airflow process."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import Any
+
+PREFIX = "/nightshift"
+
+KINDS = ("audits", "datasets", "adapters", "evaluations")
+"""Folders of the lake whose published versions have something to read."""
+
+_VERSIONED_FILE = re.compile(rf"(?:^|/)((?:{'|'.join(KINDS)})/[^/]+/versions/[^/]+/.+)$")
+
+
+def report_path(url: str) -> str:
+    """Return the page that shows a file of the lake, or an empty text when `url` is no published file.
+
+    Only the end of the URL counts, so it does not matter where the lake was when the job wrote it.
+    """
+    match = _VERSIONED_FILE.search(url)
+    return f"{PREFIX}/reports/{match[1]}" if match else ""
+
+
+class LazyReports:
+    """ASGI app that builds the real one on its first request.
+
+    Airflow loads plugins in the scheduler, the triggerer and every worker too; only the API server needs FastAPI
+    and the security modules behind it, seconds of CPU each.
+    """
+
+    @cached_property
+    def _app(self) -> Any:
+        from nightshift.views.reports import build_app
+
+        return build_app()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Hand the request on."""
+        await self._app(scope, receive, send)
