@@ -1,0 +1,1 @@
+"""PostgreSQL with pgvector: the connection and the numbered migrations of Nightshift's own database."""
