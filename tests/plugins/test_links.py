@@ -1,0 +1,48 @@
+"""Buttons of a task, from the job's result."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nightshift.links import LINKS
+
+RESULT = {
+    "version": "v1",
+    "report_url": "s3://bucket/lake/audits/tickets/versions/v1/report.html",
+    "quarantine_url": "s3://bucket/lake/audits/tickets/versions/v1/quarantine.jsonl",
+    "mlflow_url": "http://127.0.0.1:5000/#/experiments/1/runs/abc",
+}
+
+
+class EndedTask:
+    """A task instance as `finalize` hands it to a link: its result is one pull away."""
+
+    map_index = 2
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def xcom_pull(self, *, task_ids: str, map_indexes: int) -> Any:
+        assert (task_ids, map_indexes) == ("prepare", 2)
+        return self.result
+
+
+def addresses(result: Any) -> dict[str, str]:
+    task = SimpleNamespace(task_id="prepare")
+    return {link.name: link.get_link(task, ti_key=EndedTask(result)) for link in LINKS}
+
+
+def test_each_button_opens_its_page() -> None:
+    assert addresses(RESULT) == {
+        "Report": "/nightshift/reports/audits/tickets/versions/v1/report.html",
+        "Quarantine": "/nightshift/reports/audits/tickets/versions/v1/quarantine.jsonl",
+        "MLflow run": "http://127.0.0.1:5000/#/experiments/1/runs/abc",
+    }
+
+
+@pytest.mark.parametrize("result", [None, {}, "text", {"report_url": None, "mlflow_url": 3}])
+def test_a_task_without_result_has_no_buttons(result: Any) -> None:
+    assert set(addresses(result).values()) == {""}

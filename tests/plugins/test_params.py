@@ -1,0 +1,82 @@
+"""The trigger form says what the model says."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from airflow.sdk.exceptions import ParamValidationError
+from pydantic import Field
+
+from llmjobs.contracts.base import JobConfig, Strict
+from llmjobs.contracts.errors import BadConfig
+from nightshift.params import form_for
+
+
+class Train(Strict):
+    learning_rate: float = Field(default=1e-3, gt=0, le=0.01, title="Learning rate", description="Step size.")
+    precision: Literal["bf16", "fp32"] = "bf16"
+    max_steps: int | None = Field(default=None, ge=1)
+    scheduler: Literal["cosine", "linear"] | None = None
+    targets: list[str] = Field(default_factory=lambda: ["q_proj"])
+
+
+class Toy(JobConfig):
+    name: str = "toy"
+    dry_run: bool = False
+    train: Train = Train()
+    second: Train | None = None
+    only: Literal["this"] = "this"
+
+
+CONFIG = Toy(train=Train(learning_rate=0.002, max_steps=7))
+
+
+def schema(path: str, config: Toy = CONFIG) -> dict[str, Any]:
+    return dict(form_for(config, [path])[path].schema)
+
+
+def test_the_default_is_what_the_yaml_says() -> None:
+    form = form_for(CONFIG, ("train.learning_rate", "train.max_steps", "train.targets", "second.max_steps"))
+    assert {path: param.value for path, param in form.items()} == {
+        "train.learning_rate": 0.002,
+        "train.max_steps": 7,
+        "train.targets": ["q_proj"],
+        "second.max_steps": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("train.learning_rate", {"type": "number", "exclusiveMinimum": 0, "maximum": 0.01, "title": "Learning rate"}),
+        ("train.precision", {"type": "string", "enum": ["bf16", "fp32"], "section": "Train"}),
+        ("train.max_steps", {"type": ["integer", "null"], "minimum": 1}),
+        ("train.scheduler", {"type": ["string", "null"], "enum": ["cosine", "linear", None]}),
+        ("train.targets", {"type": "array", "items": {"type": "string"}}),
+        ("second.precision", {"enum": ["bf16", "fp32"], "section": "Second"}),
+        ("dry_run", {"type": "boolean", "section": "Run"}),
+        ("only", {"type": "string", "enum": ["this"]}),
+    ],
+)
+def test_limits_come_from_the_model(path: str, expected: dict[str, Any]) -> None:
+    assert schema(path).items() >= expected.items()
+
+
+def test_the_description_is_the_models() -> None:
+    assert form_for(CONFIG, ["train.learning_rate"])["train.learning_rate"].description == "Step size."
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("train.learning_rate", 0.5), ("train.precision", "fp8"), ("train.max_steps", 0), ("dry_run", "yes")],
+)
+def test_airflow_refuses_what_the_model_refuses(path: str, value: Any) -> None:
+    with pytest.raises(ParamValidationError):
+        form_for(CONFIG, [path])[path].resolve(value)
+
+
+@pytest.mark.parametrize("path", ["train.learning_rte", "trane.max_steps", "name.first"])
+def test_a_field_that_is_not_there_is_refused(path: str) -> None:
+    with pytest.raises(BadConfig, match="the form asks for"):
+        form_for(CONFIG, [path])
