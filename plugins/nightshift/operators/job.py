@@ -1,0 +1,168 @@
+"""JobOperator: one operator that runs a job of ours as a process of this machine or as a pod.
+
+    JobOperator(
+        task_id="train",
+        module="llmjobs.training.train",
+        config=TrainConfig(...),                                    # validated when the DAG is parsed
+        overrides={"dataset.version": "{{ ti.xcom_pull(...) }}"},   # rendered and validated when the task runs
+        form=True,                                                  # takes the trigger form's values first
+        memory_gib=16, cpus=4, gpus=1,
+    )
+
+Where it runs is Airflow's ``[nightshift] runner``, read when the task executes. Either way the pod is rendered;
+``local`` runs the command of that very pod as a process. What a failure leads to: `nightshift.failures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk import Context
+from kubernetes.client import models as k8s
+
+from llmjobs.contracts import environment, errors
+from llmjobs.contracts.base import JobConfig
+from nightshift import pod_spec, settings
+from nightshift.code_version import code_version
+from nightshift.failures import BadConfig
+from nightshift.runners.local import JobKey, LocalRunner
+
+
+class JobOperator(KubernetesPodOperator):
+    """Run ``python -m <module>`` with one typed config, and push its result as XCom.
+
+    Args:
+        module: The job's module.
+        config: Its config. Jinja never touches it, so chat templates pass unharmed.
+        overrides: Fields that are known only when the task runs: dotted paths or nested mappings, templated,
+            merged into the config and validated again by its class.
+        form: Whether the run's params, whose keys are dotted paths of the config, are merged first.
+        memory_gib: Memory of the container, in GiB.
+        cpus: Cores asked for, and the job's number of threads.
+        gpus: Whole NVIDIA GPUs.
+        spot: Whether the pod may run on capacity that can be taken away.
+        relaunches: How often one try starts an interrupted job (exit 75) again; default ``[nightshift] relaunches``.
+        **kwargs: Anything that `KubernetesPodOperator` takes; it wins over what we would have chosen.
+    """
+
+    template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "overrides")
+    template_fields_renderers = {**KubernetesPodOperator.template_fields_renderers, "overrides": "json"}  # noqa: RUF012  as in the base class
+    ui_color = "#dfe7fd"
+
+    def __init__(
+        self,
+        *,
+        module: str,
+        config: JobConfig,
+        overrides: Mapping[str, Any] | None = None,
+        form: bool = False,
+        memory_gib: float = 2.0,
+        cpus: float = 1.0,
+        gpus: int = 0,
+        spot: bool = False,
+        relaunches: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        chosen = pod_spec.defaults(module=module, memory_gib=memory_gib, cpus=cpus, gpus=gpus, spot=spot)
+        super().__init__(**{**chosen, **kwargs})
+        self.module = module
+        self.config = config
+        self.overrides = overrides or {}
+        self.form = form
+        self.cpus = cpus
+        self.relaunches = relaunches
+        self._local: LocalRunner | None = None
+
+    def execute(self, context: Context) -> Any:
+        """Run the job where ``[nightshift] runner`` says, and return its result.
+
+        Raises:
+            JobFailed: One of the exceptions of `nightshift.failures`.
+        """
+        self.config = self.effective_config(context)
+        self.log.info("Config: %s", self.config.model_dump_json())
+        if settings.runner() == "local":
+            return self._execute_locally(context)
+        return super().execute(context)
+
+    def effective_config(self, context: Context) -> JobConfig:
+        """Return the config with the form's values and the overrides in it, validated by its own class.
+
+        Raises:
+            BadConfig: A value does not fit; never retried.
+        """
+        fields = type(self.config).model_fields
+        form = context["params"] if self.form else {}
+        values = self.config.model_dump(mode="json")
+        for path, value in form.items():
+            # Params of the DAG that are no field of this config belong to another task.
+            if path.partition(".")[0] in fields:
+                put(values, path, value)
+        for path, value in self.overrides.items():
+            put(values, path, value)
+        try:
+            return type(self.config).from_mapping(values, origin=f"task {self.task_id}")
+        except errors.BadConfig as error:
+            raise BadConfig(str(error)) from None
+
+    def build_pod_request_obj(self, context: Context | None = None, *, dry_run: bool = False) -> k8s.V1Pod:
+        """Return the job's pod. Its config joins it here, after Jinja is done."""
+        variables = pod_spec.job_environment(self.config.model_dump_json(), self._identity(context), self.cpus)
+        ours = {variable.name for variable in variables}
+        given = (
+            [k8s.V1EnvVar(name=k, value=v) for k, v in self.env_vars.items()]
+            if isinstance(self.env_vars, dict)
+            else self.env_vars
+        )
+        self.env_vars = [*(variable for variable in given if variable.name not in ours), *variables]
+        return super().build_pod_request_obj(context, dry_run=dry_run)
+
+    def on_kill(self) -> None:
+        """End the job: SIGTERM to its process, or deletion of its pod."""
+        if self._local is not None:
+            self._local.stop()
+        else:
+            super().on_kill()
+
+    def _execute_locally(self, context: Context) -> Any:
+        ti = context["ti"]
+        key = JobKey(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index)
+        self._local = LocalRunner(
+            key, try_number=ti.try_number, grace_seconds=self.termination_grace_period or 30, log=self.log
+        )
+        pod = self.build_pod_request_obj(context, dry_run=True)
+        allowed = settings.relaunches() if self.relaunches is None else self.relaunches
+        result = self._local.run(pod.spec.containers[0], relaunches=allowed)
+        return result if self.do_xcom_push else None
+
+    def _identity(self, context: Context | None) -> dict[str, str]:
+        if context is None:
+            return {environment.CODE_VERSION: code_version()}
+        ti = context["ti"]
+        return {
+            environment.DAG_ID: ti.dag_id,
+            environment.RUN_ID: ti.run_id,
+            environment.TASK_ID: ti.task_id,
+            environment.MAP_INDEX: str(-1 if ti.map_index is None else ti.map_index),
+            environment.TRY: str(ti.try_number),
+            environment.CODE_VERSION: code_version(context),
+        }
+
+
+def put(values: dict[str, Any], path: str, value: Any) -> None:
+    """Set the field at a dotted path; a mapping is merged into what is there."""
+    *parents, last = path.split(".")
+    for parent in parents:
+        if not isinstance(values.get(parent), dict):
+            values[parent] = {}
+        values = values[parent]
+    values[last] = _merged(values.get(last), value)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return deepcopy(new)
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
