@@ -1,0 +1,108 @@
+"""What "healthy" means: the API answers, every component beats, MLflow answers, and the DAG files are parsed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from embedded.api import Api, Refused, Unreachable, fetch, fetch_json
+from embedded.environment import mlflow_url
+from embedded.errors import StackError
+from embedded.home import REPOSITORY, Home, Ports
+
+COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+
+
+@dataclass
+class Health:
+    """What is not well yet; empty when all is well."""
+
+    waiting_for: list[str] = field(default_factory=list)
+    import_errors: dict[str, str] = field(default_factory=dict)
+
+
+def check(home: Home, ports: Ports, *, since: datetime | None = None) -> Health:
+    """Ask every component once.
+
+    Args:
+        home: The stack's home.
+        ports: Its ports.
+        since: DAG files must have been parsed after this moment, or just once when it is None.
+    """
+    health = Health()
+    api = Api.of(home, ports)
+    try:
+        health.waiting_for += _components(api)
+        _check_dags(api, health, since)
+    except (Unreachable, Refused):
+        health.waiting_for.append("api-server")
+    if not _answers(f"{mlflow_url(ports)}/health"):
+        health.waiting_for.append("mlflow")
+    return health
+
+
+def wait(
+    home: Home, ports: Ports, *, since: datetime, patience_seconds: float = 300.0, say: Callable[[str], None]
+) -> Health:
+    """Wait until everything is well, and say what is waited for.
+
+    Raises:
+        StackError: Something is not well within `patience_seconds`; names it and its log.
+    """
+    deadline = time.monotonic() + patience_seconds
+    said = ""
+    while True:
+        health = check(home, ports, since=since)
+        missing = ", ".join(health.waiting_for)
+        if not missing:
+            return health
+        if missing != said:
+            say(f"waiting for {missing}")
+            said = missing
+        if time.monotonic() > deadline:
+            raise StackError(f"not healthy after {patience_seconds:.0f} s: {missing}; see {home.logs}")
+        time.sleep(0.5)
+
+
+def expected_dags() -> set[str]:
+    """Return the ids of the DAGs that the YAML files under ``dags/configs`` make: ``<folder>_<file>``."""
+    folder = REPOSITORY / "dags"
+    configs = (folder / "configs").glob("*/*.y*ml")
+    return {f"{path.parent.name}_{path.stem}" for path in configs if (folder / f"{path.parent.name}.py").exists()}
+
+
+def _components(api: Api) -> list[str]:
+    fetch_json("GET", f"{api.base_url}/api/v2/version")
+    answer = fetch_json("GET", f"{api.base_url}/api/v2/monitor/health")
+    return [name for name in COMPONENTS if (answer.get(name) or {}).get("status") != "healthy"]
+
+
+def _check_dags(api: Api, health: Health, since: datetime | None) -> None:
+    """Add DAGs that are not parsed yet; a file with an import error is parsed, and its error is kept."""
+    dags = api.get("dags", limit=1000)["dags"]
+    fresh = {d["dag_id"] for d in dags if since is None or _moment(d["last_parsed_time"]) >= since}
+    errors = api.get("importErrors", limit=1000)["import_errors"]
+    health.import_errors = {e["filename"]: e["stack_trace"] for e in errors}
+    missing = {dag for dag in expected_dags() - fresh if not _has_error(dag, health.import_errors)}
+    health.waiting_for += [f"DAG {dag}" for dag in sorted(missing)]
+
+
+def _has_error(dag_id: str, errors: dict[str, str]) -> bool:
+    """Return whether the file that makes `dag_id` has an import error."""
+    names = {name.rsplit("/", 1)[-1].split(".")[0] for name in errors}
+    return any(dag_id.startswith(f"{name}_") or dag_id.endswith(f"_{name}") for name in names)
+
+
+def _moment(text: str | None) -> datetime:
+    if text is None:
+        return datetime.fromtimestamp(0, UTC)
+    return datetime.fromisoformat(text)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return fetch("GET", url, None, {}, 5.0)[0] == 200
+    except Unreachable:
+        return False
