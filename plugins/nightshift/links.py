@@ -12,11 +12,17 @@ from airflow.sdk import BaseOperatorLink
 
 from nightshift.views.mount import report_path
 
+QUARANTINE = "quarantine.jsonl"
+
 
 class ResultLink(BaseOperatorLink):
-    """A link whose address stands in one field of the job's result; absent field, no button."""
+    """A link whose address stands in the job's result; where the result has none, the button is grey.
 
-    field = ""
+    Attributes:
+        fields: Fields of the result, the first one that is filled counts.
+    """
+
+    fields: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -31,8 +37,8 @@ class ResultLink(BaseOperatorLink):
             ti_key: In a worker the running task instance itself (Airflow 3.3.2).
         """
         result = ti_key.xcom_pull(task_ids=operator.task_id, map_indexes=ti_key.map_index)
-        value = result.get(self.field) if isinstance(result, dict) else None
-        return self.address(value) if isinstance(value, str) else ""
+        values = [result.get(field) for field in self.fields] if isinstance(result, dict) else []
+        return next((self.address(value) for value in values if value and isinstance(value, str)), "")
 
     def address(self, value: str) -> str:
         """Return the address for a field's value."""
@@ -40,29 +46,33 @@ class ResultLink(BaseOperatorLink):
 
 
 class ReportLink(ResultLink):
-    """The HTML report of the data that a task read or published."""
+    """The HTML report of the data that a task read, behind Airflow's login."""
 
     name = "Report"
-    field = "report_url"
+    fields = ("report_url",)
 
     def address(self, value: str) -> str:
-        """Return the page of the report behind Airflow's login."""
+        """Return the report's page."""
         return report_path(value)
 
 
-class QuarantineLink(ReportLink):
-    """The rows that were refused, with file, line and reasons."""
+class QuarantineLink(ResultLink):
+    """The rows that were refused, with file, line and reasons: they lie beside the report."""
 
     name = "Quarantine"
-    field = "quarantine_url"
+    fields = ("report_url",)
+
+    def address(self, value: str) -> str:
+        """Return the page of the report's neighbour."""
+        return report_path(f"{value.rpartition('/')[0]}/{QUARANTINE}")
 
 
-class ExperimentLink(ResultLink):
-    """The run's curves and system metrics on the MLflow server."""
+class MlflowLink(ResultLink):
+    """Curves, system metrics and the registered model, on the MLflow server."""
 
-    name = "MLflow run"
-    field = "mlflow_url"
+    name = "MLflow"
+    fields = ("mlflow_run_url", "mlflow_model_url")
 
 
-LINKS = (ReportLink(), QuarantineLink(), ExperimentLink())
-"""What `JobOperator.operator_extra_links` holds; a result without a field has no such button."""
+LINKS = (ReportLink(), QuarantineLink(), MlflowLink())
+"""What `JobOperator.operator_extra_links` holds."""

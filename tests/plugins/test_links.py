@@ -12,8 +12,7 @@ from nightshift.links import LINKS
 RESULT = {
     "version": "v1",
     "report_url": "s3://bucket/lake/audits/tickets/versions/v1/report.html",
-    "quarantine_url": "s3://bucket/lake/audits/tickets/versions/v1/quarantine.jsonl",
-    "mlflow_url": "http://127.0.0.1:5000/#/experiments/1/runs/abc",
+    "mlflow_run_url": "http://127.0.0.1:5000/#/experiments/1/runs/abc",
 }
 
 
@@ -39,10 +38,16 @@ def test_each_button_opens_its_page() -> None:
     assert addresses(RESULT) == {
         "Report": "/nightshift/reports/audits/tickets/versions/v1/report.html",
         "Quarantine": "/nightshift/reports/audits/tickets/versions/v1/quarantine.jsonl",
-        "MLflow run": "http://127.0.0.1:5000/#/experiments/1/runs/abc",
+        "MLflow": "http://127.0.0.1:5000/#/experiments/1/runs/abc",
     }
 
 
-@pytest.mark.parametrize("result", [None, {}, "text", {"report_url": None, "mlflow_url": 3}])
+@pytest.mark.parametrize(
+    "result", [None, {}, "text", {"report_url": None, "mlflow_run_url": 3}, {"mlflow_run_url": ""}]
+)
 def test_a_task_without_result_has_no_buttons(result: Any) -> None:
     assert set(addresses(result).values()) == {""}
+
+
+def test_a_promotion_shows_the_registered_model() -> None:
+    assert addresses({"mlflow_model_url": "http://mlflow/#/models/tickets"})["MLflow"].endswith("/models/tickets")
