@@ -42,9 +42,7 @@ def test_each_button_opens_its_page() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "result", [None, {}, "text", {"report_url": None, "mlflow_run_url": 3}, {"mlflow_run_url": ""}]
-)
+@pytest.mark.parametrize("result", [None, {}, "x", {"report_url": None, "mlflow_run_url": 3}, {"mlflow_run_url": ""}])
 def test_a_task_without_result_has_no_buttons(result: Any) -> None:
     assert set(addresses(result).values()) == {""}
 
