@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from kubernetes.client import models as k8s
 
 from llmjobs.contracts.errors import ExitCode
 
@@ -91,6 +92,15 @@ BY_EXIT_CODE: dict[int, type[JobFailed]] = {
     ExitCode.BAD_CONFIG: BadConfig,
 }
 
+NEVER_STARTS: dict[str, type[JobFailed]] = {
+    "ErrImagePull": ImageUnavailable,
+    "ImagePullBackOff": ImageUnavailable,
+    "ErrImageNeverPull": BadConfig,
+    "InvalidImageName": BadConfig,
+    "CreateContainerConfigError": BadConfig,  # a Secret or ConfigMap that is not there
+}
+"""Why a container waits for ever: kubelet's reasons."""
+
 _ADVICE = "give the task more memory_gib, or lower the batch size or the sequence length"
 _REFUSED = re.compile(r"\bREFUSED \d+ (?P<sentence>.+)$", re.MULTILINE)
 
@@ -118,6 +128,56 @@ def sentence_of(log: str) -> str:
     """Return the sentence of the last ``REFUSED <code> <sentence>`` of a log, or an empty text."""
     found = _REFUSED.findall(log)
     return str(found[-1]).strip() if found else ""
+
+
+def ended_pod(pod: k8s.V1Pod, container: str = "base") -> Ended | None:
+    """Read a pod's state: conditions, phase, and its container's reason, exit code and last message.
+
+    Returns:
+        What is known, or None for a pod that runs or has succeeded.
+    """
+    status = pod.status
+    found = [one.state for one in status.container_statuses or [] if one.name == container and one.state]
+    state = found[0] if found else k8s.V1ContainerState()
+    if state.terminated is not None:
+        return _ended_container(state.terminated, _disruption(status))
+    if state.waiting is not None and state.waiting.reason in NEVER_STARTS:
+        reason = f"{state.waiting.reason}: {state.waiting.message or pod.spec.containers[0].image}"
+        return Ended(reason=reason, not_started=NEVER_STARTS[state.waiting.reason])
+    if _disruption(status) or status.phase == "Failed":
+        return Ended(disrupted=_disruption(status) or "the pod failed before its container ran")
+    if status.phase in {"Pending", None}:
+        return Ended(reason=_waiting_for(status), not_started=CapacityTimeout)
+    return None
+
+
+def _ended_container(terminated: k8s.V1ContainerStateTerminated, disrupted: str) -> Ended | None:
+    if terminated.exit_code == 0:
+        return None
+    message = (terminated.message or "").strip()
+    return Ended(
+        exit_code=terminated.exit_code,
+        # The job's own sentence, or the last line of the log (FallbackToLogsOnError).
+        reason=sentence_of(message) or message.rpartition("\n")[2],
+        memory="the container was OOMKilled" if terminated.reason == "OOMKilled" else "",
+        disrupted=disrupted or ("the node lost it" if terminated.reason == "ContainerStatusUnknown" else ""),
+    )
+
+
+def _disruption(status: k8s.V1PodStatus) -> str:
+    """Return how the machine took the pod away: preemption, eviction, a drained or lost node."""
+    for condition in status.conditions or []:
+        if condition.type == "DisruptionTarget" and condition.status == "True":
+            return f"{condition.reason}: {condition.message}"
+    return f"{status.reason}: {status.message}" if status.phase == "Failed" and status.reason else ""
+
+
+def _waiting_for(status: k8s.V1PodStatus) -> str:
+    """Return the scheduler's own words about a pod that did not start in time."""
+    for condition in status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return f"no node took the pod in time ({condition.reason}: {condition.message})"
+    return "the pod did not start in time; its events say what it waits for"
 
 
 def failure_of(ended: Ended) -> JobFailed:

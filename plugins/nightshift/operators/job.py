@@ -15,20 +15,27 @@ Where it runs is Airflow's ``[nightshift] runner``, read when the task executes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
 from kubernetes.client import models as k8s
 
 from llmjobs.contracts import environment, errors
 from llmjobs.contracts.base import JobConfig
 from nightshift import pod_spec, settings
 from nightshift.code_version import code_version
-from nightshift.failures import BadConfig
+from nightshift.failures import Action, BadConfig, Ended, JobFailed, ended_pod, failure_of
+from nightshift.links import LINKS
+from nightshift.runners import pods
 from nightshift.runners.local import JobKey, LocalRunner
+
+_RELAUNCHED = "relaunched"
 
 
 class JobOperator(KubernetesPodOperator):
@@ -51,6 +58,7 @@ class JobOperator(KubernetesPodOperator):
     template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "overrides")
     template_fields_renderers = {**KubernetesPodOperator.template_fields_renderers, "overrides": "json"}  # noqa: RUF012  as in the base class
     ui_color = "#dfe7fd"
+    operator_extra_links = LINKS
 
     def __init__(
         self,
@@ -86,7 +94,17 @@ class JobOperator(KubernetesPodOperator):
         self.log.info("Config: %s", self.config.model_dump_json())
         if settings.runner() == "local":
             return self._execute_locally(context)
-        return super().execute(context)
+        pods.refuse_unreachable(os.environ)
+        return self._watching_pod(context, 0, lambda: super(JobOperator, self).execute(context))
+
+    def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on after the trigger has seen a deferred pod end.
+
+        Raises:
+            JobFailed: One of the exceptions of `nightshift.failures`.
+        """
+        relaunched = event.get(_RELAUNCHED, 0)
+        return self._watching_pod(context, relaunched, lambda: super(JobOperator, self).trigger_reentry(context, event))
 
     def effective_config(self, context: Context) -> JobConfig:
         """Return the config with the form's values and the overrides in it, validated by its own class.
@@ -134,9 +152,48 @@ class JobOperator(KubernetesPodOperator):
             key, try_number=ti.try_number, grace_seconds=self.termination_grace_period or 30, log=self.log
         )
         pod = self.build_pod_request_obj(context, dry_run=True)
-        allowed = settings.relaunches() if self.relaunches is None else self.relaunches
-        result = self._local.run(pod.spec.containers[0], relaunches=allowed)
+        result = self._local.run(pod.spec.containers[0], relaunches=self._relaunches())
         return result if self.do_xcom_push else None
+
+    def _watching_pod(self, context: Context, relaunched: int, watch: Callable[[], Any]) -> Any:
+        """Let the provider do its work; give its failures their names, and an interrupted job its next pod."""
+        while True:
+            try:
+                return watch()
+            except AirflowSkipException:
+                raise
+            except Exception as error:
+                failure = self._failure_of_pod(error)
+                if failure is None:
+                    raise
+                if failure.action is not Action.RESUME or relaunched >= self._relaunches() or self._killed:
+                    raise failure from error
+            relaunched += 1
+            self.log.warning("%s: starting it again (%d of %d)", failure, relaunched, self._relaunches())
+            self.pod = self.remote_pod = self.pod_request_obj = None
+            # The trigger carries the count through a deferral and hands it back with its event.
+            self.trigger_kwargs = {**(self.trigger_kwargs or {}), _RELAUNCHED: relaunched}
+            self.config = self.effective_config(context)
+            watch = partial(super().execute, context)
+
+    def _failure_of_pod(self, error: Exception) -> JobFailed | None:
+        """Return the named failure behind the provider's exception, or None if the pod has none of its own.
+
+        A pod that still lives is deleted first: the next try must not run beside it.
+        """
+        if self.pod is None:
+            return None
+        pod = pods.read(self.client, self.pod)
+        if pod is None:
+            return failure_of(Ended(disrupted="its pod is gone from the cluster")) if pods.missed(error) else None
+        ended = ended_pod(pod, self.base_container_name)
+        if ended is None or ended.exit_code is None:
+            self.log.warning("Deleting pod %s, for the next try must not run beside it: %s", pod.metadata.name, error)
+            pods.remove(self.client, pod, grace_seconds=self.termination_grace_period or 30)
+        return failure_of(ended) if ended else None
+
+    def _relaunches(self) -> int:
+        return settings.relaunches() if self.relaunches is None else self.relaunches
 
     def _identity(self, context: Context | None) -> dict[str, str]:
         if context is None:

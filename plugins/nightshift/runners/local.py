@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from kubernetes.client import models as k8s
@@ -35,6 +35,9 @@ from nightshift.pod_spec import POD_ONLY
 from nightshift.runners.lock import JobLock
 from nightshift.runners.memory import OomWatch
 from nightshift.runners.processes import MARKER, ProcessRecord, kill_stragglers, mark_of
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
 
 PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
@@ -84,7 +87,7 @@ class LocalRunner:
         log: Gets the job's lines.
     """
 
-    def __init__(self, key: JobKey, *, try_number: int, grace_seconds: float, log: logging.Logger) -> None:
+    def __init__(self, key: JobKey, *, try_number: int, grace_seconds: float, log: logging.Logger | Logger) -> None:
         self._what = f"{key.dag_id} / {key.run_id} / {key.task_id} [{key.map_index}] try {try_number}"
         self._folder = key.folder
         self._log_path = key.folder / "job.log"
@@ -226,7 +229,7 @@ class LocalRunner:
             return
         self._refusal = sentence_of(line) or self._refusal
         level = _LEVEL.match(line)
-        self._log.log(logging.getLevelName(level[1]) if level else logging.INFO, "%s", line)
+        self._log.log(logging.getLevelNamesMapping()[level[1]] if level else logging.INFO, "%s", line)
 
     def _end_now(self, process: subprocess.Popen[bytes]) -> None:
         self._stopping = True

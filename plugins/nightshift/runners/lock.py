@@ -14,9 +14,13 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nightshift.failures import JobFailed
 from nightshift.runners.processes import ProcessRecord, kill_stragglers, mark_of, stragglers
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
 
 _POLL_SECONDS = 0.2
 _AFTER_KILL_SECONDS = 30.0
@@ -31,7 +35,7 @@ class JobLock:
         log: Says who is asked to end, and why we wait.
     """
 
-    def __init__(self, folder: Path, *, record: Path, log: logging.Logger) -> None:
+    def __init__(self, folder: Path, *, record: Path, log: logging.Logger | Logger) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._mark = mark_of(folder)
