@@ -1,0 +1,1 @@
+"""Raw instruction files become a validated, deduplicated, split and published dataset version."""
