@@ -70,7 +70,7 @@ class FakeKubernetes(kmock.KubernetesEmulator):
     pods: dict[str, Running] = attrs.field(factory=dict)
     tasks: set[asyncio.Task[Any]] = attrs.field(factory=set)
 
-    async def __call__(self, raw_request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, raw_request: web.BaseRequest) -> Any:
         match raw_request.method, raw_request.path.strip("/").split("/"):
             case "GET", ["api", "v1", "namespaces", _, "pods", name, "log"]:
                 return await self.serve_log(raw_request, name)

@@ -32,6 +32,7 @@ from llmjobs.contracts import environment
 from nightshift import settings
 from nightshift.failures import Ended, Interrupted, JobFailed, failure_of, sentence_of, signal_name
 from nightshift.pod_spec import POD_ONLY
+from nightshift.runners import processes
 from nightshift.runners.lock import JobLock
 from nightshift.runners.memory import OomWatch
 from nightshift.runners.processes import MARKER, ProcessRecord, kill_stragglers, mark_of
@@ -97,6 +98,7 @@ class LocalRunner:
         self._log = log
         self._stopping = False
         self._record: ProcessRecord | None = None
+        self._enforcer: subprocess.Popen[bytes] | None = None
         self._refusal = ""
         self._lock = JobLock(self._folder, record=self._record_path, log=log)
 
@@ -133,21 +135,15 @@ class LocalRunner:
         if record is None or not record.ask_to_end():
             return
         self._log.warning("Asked the job to end (process %d)", record.pid)
-        path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "nightshift.runners.processes",
-                str(self._record_path),
-                str(self._grace_seconds),
-            ],
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        if self._enforcer is None:
+            self._enforcer = subprocess.Popen(
+                [sys.executable, "-m", processes.__name__, str(self._record_path), str(self._grace_seconds)],
+                env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def _run_once(self, container: k8s.V1Container) -> Any:
         descriptor = self._lock.acquire(self._grace_seconds)
@@ -205,6 +201,8 @@ class LocalRunner:
                 self._log.warning("Killed processes that the job left behind: %s", left)
             record.remove(self._record_path)
             self._record = None
+            if self._enforcer is not None:
+                self._enforcer.wait()  # it ends once the job has
         return code if code >= 0 else 128 - code
 
     def _follow(self, process: subprocess.Popen[bytes]) -> int:
