@@ -1,0 +1,1 @@
+"""Documents become vectors in pgvector, and questions find them again."""
