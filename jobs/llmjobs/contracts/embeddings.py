@@ -65,6 +65,7 @@ class RefreshConfig(JobConfig):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the index and of its asset")
     schedule: str | None = Field(default=None, description="Cron expression in UTC; without one it is started by hand")
+    owner: str = Field(default="nightshift", min_length=1, description="Who answers for the index")
     source: SourceConfig
     embedder: EmbedderConfig = EmbedderConfig()
     chunks: ChunksConfig = ChunksConfig()
@@ -89,6 +90,7 @@ class EmbedConfig(RefreshConfig):
 
     run_id: int = Field(default=0, ge=0, description="The plan's run")
     shard: int = Field(default=0, ge=0, description="Which part of the plan")
+    documents: int = Field(default=0, ge=0, description="How many documents the plan dealt to it, for the log")
 
 
 class FinaliseConfig(RefreshConfig):

@@ -1,0 +1,93 @@
+"""Documents become vectors in pgvector, at the price of what changed.
+
+Each night the documents of one index are compared with the database by content hash:
+
+1. **plan**: lists and hashes the documents; new, changed and deleted ones are dealt to shards. If most of the
+   index would go (a missing mount), the run is refused.
+2. **embed**, one task a shard that has work: cuts documents along their headings, encodes only texts that were
+   never seen, publishes each document whole in a short transaction. An unchanged night has no such task.
+3. **finalise**: looks after the HNSW index, lets a new generation answer (model or chunks changed), counts.
+4. **announce**: tells Airflow about a version of the index that it does not know yet.
+
+Killed anywhere, the next try or the next night goes on, without duplicates and without paying twice. Ask the index with
+`make ask q="..."`.
+
+One file of `dags/configs/refresh_embeddings/` is one DAG.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, TriggerRule, dag, task
+
+from llmjobs.contracts.embeddings import EmbedConfig, FinaliseConfig, RefreshConfig
+from nightshift.assets import announce, index_asset
+from nightshift.configs import each_config
+from nightshift.operators.job import JobOperator
+from nightshift.params import form_for
+
+FORM = ("source.url", "max_delete_share", "allow_mass_delete", "chunks.max_tokens", "shards.most")
+
+
+@task(task_display_name="Deal the shards")
+def deal(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one set of overrides for each shard that has work; ids only, never documents."""
+    return [{"run_id": plan["run_id"], **shard} for shard in plan["shards"]]
+
+
+def refresh_embeddings(name: str, config: RefreshConfig) -> DAG:
+    """Return the DAG of one index."""
+
+    @dag(
+        dag_id=f"refresh_embeddings_{name}",
+        dag_display_name=f"Refresh embeddings: {config.name}",
+        description=f"Documents of {config.source.url} -> vectors of {config.embedder.name}",
+        doc_md=f"{__doc__}\n**Index** `{config.name}`: `{config.source.url}`, encoded by `{config.embedder.name}`.\n",
+        schedule=config.schedule,
+        start_date=datetime(2026, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_runs=1,
+        params=form_for(config, FORM),
+        tags=["nightshift", "embeddings", config.name],
+        default_args={"owner": config.owner, "retries": 2, "retry_delay": timedelta(minutes=2)},
+    )
+    def build() -> None:
+        plan = JobOperator(
+            task_id="plan",
+            task_display_name="Compare documents with the index",
+            module="llmjobs.embeddings.plan",
+            config=config,
+            form=True,
+            execution_timeout=timedelta(hours=1),
+        )
+        embed = JobOperator.partial(
+            task_id="embed",
+            task_display_name="Encode and publish a shard",
+            map_index_template="shard {{ task.overrides.shard }}: {{ task.overrides.documents }} documents",
+            module="llmjobs.embeddings.embed",
+            config=EmbedConfig(**config.model_dump()),
+            form=True,
+            memory_gib=3,
+            execution_timeout=timedelta(hours=6),
+        ).expand(overrides=deal(plan.output))
+        finalise = JobOperator(
+            task_id="finalise",
+            task_display_name="Vector index and figures",
+            # Runs when no shard was mapped, too.
+            trigger_rule=TriggerRule.NONE_FAILED,
+            module="llmjobs.embeddings.finalise",
+            config=FinaliseConfig(**config.model_dump()),
+            overrides={"run_id": "{{ ti.xcom_pull(task_ids='plan')['run_id'] }}"},
+            form=True,
+            execution_timeout=timedelta(hours=2),
+        )
+        embed >> finalise
+        announce(index_asset(config.name), finalise.output)
+
+    return build()
+
+
+for _name, _config in each_config(__file__, RefreshConfig):
+    refresh_embeddings(_name, _config)
