@@ -6,17 +6,21 @@ Airflow asks each link for its address when the task has ended, in the worker, a
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from airflow.sdk import BaseOperatorLink
 
 from nightshift.views.mount import report_path
 
-QUARANTINE = "quarantine.jsonl"
+SENTENCE = "refused_because"
+"""XCom that holds the sentence of a failed `JobOperator`."""
+
+_REPORT = re.compile(r"\S+/report\.html")
 
 
 class ResultLink(BaseOperatorLink):
-    """A link whose address stands in the job's result; where the result has none, the button is grey.
+    """A link whose address stands in the job's result; where the result has none, there is no button.
 
     Attributes:
         fields: Fields of the result, the first one that is filled counts.
@@ -36,7 +40,7 @@ class ResultLink(BaseOperatorLink):
             operator: The task.
             ti_key: In a worker the running task instance itself (Airflow 3.3.2).
         """
-        result = ti_key.xcom_pull(task_ids=operator.task_id, map_indexes=ti_key.map_index)
+        result = _pull(operator, ti_key, "return_value")
         values = [result.get(field) for field in self.fields] if isinstance(result, dict) else []
         return next((self.address(value) for value in values if value and isinstance(value, str)), "")
 
@@ -46,10 +50,15 @@ class ResultLink(BaseOperatorLink):
 
 
 class ReportLink(ResultLink):
-    """The HTML report of the data that a task read, behind Airflow's login."""
+    """The HTML report of the data that a task read, behind Airflow's login; that of refused data too."""
 
     name = "Report"
     fields = ("report_url",)
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Return the report of the result, else the one that the failure's sentence names."""
+        named = _REPORT.search(str(_pull(operator, ti_key, SENTENCE) or ""))
+        return super().get_link(operator, ti_key=ti_key) or (self.address(named[0]) if named else "")
 
     def address(self, value: str) -> str:
         """Return the report's page."""
@@ -57,14 +66,14 @@ class ReportLink(ResultLink):
 
 
 class QuarantineLink(ResultLink):
-    """The rows that were refused, with file, line and reasons: they lie beside the report."""
+    """The rows that were put aside, with file, line and reasons."""
 
     name = "Quarantine"
-    fields = ("report_url",)
+    fields = ("quarantine_url",)
 
     def address(self, value: str) -> str:
-        """Return the page of the report's neighbour."""
-        return report_path(f"{value.rpartition('/')[0]}/{QUARANTINE}")
+        """Return the quarantine's page."""
+        return report_path(value)
 
 
 class MlflowLink(ResultLink):
@@ -72,6 +81,10 @@ class MlflowLink(ResultLink):
 
     name = "MLflow"
     fields = ("mlflow_run_url", "mlflow_model_url")
+
+
+def _pull(operator: Any, ti_key: Any, key: str) -> Any:
+    return ti_key.xcom_pull(task_ids=operator.task_id, map_indexes=ti_key.map_index, key=key)
 
 
 LINKS = (ReportLink(), QuarantineLink(), MlflowLink())

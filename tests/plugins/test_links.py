@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from nightshift.links import LINKS
+from nightshift.links import LINKS, SENTENCE
 
 RESULT = {
     "version": "v1",
     "report_url": "s3://bucket/lake/audits/tickets/versions/v1/report.html",
+    "quarantine_url": "s3://bucket/lake/audits/tickets/versions/v1/quarantine.jsonl",
     "mlflow_run_url": "http://127.0.0.1:5000/#/experiments/1/runs/abc",
 }
 
@@ -21,17 +22,17 @@ class EndedTask:
 
     map_index = 2
 
-    def __init__(self, result: Any) -> None:
-        self.result = result
+    def __init__(self, **xcoms: Any) -> None:
+        self.xcoms = xcoms
 
-    def xcom_pull(self, *, task_ids: str, map_indexes: int) -> Any:
+    def xcom_pull(self, *, task_ids: str, map_indexes: int, key: str) -> Any:
         assert (task_ids, map_indexes) == ("prepare", 2)
-        return self.result
+        return self.xcoms.get(key)
 
 
-def addresses(result: Any) -> dict[str, str]:
+def addresses(result: Any, **more: Any) -> dict[str, str]:
     task = SimpleNamespace(task_id="prepare")
-    return {link.name: link.get_link(task, ti_key=EndedTask(result)) for link in LINKS}
+    return {link.name: link.get_link(task, ti_key=EndedTask(return_value=result, **more)) for link in LINKS}
 
 
 def test_each_button_opens_its_page() -> None:
@@ -49,3 +50,12 @@ def test_a_task_without_result_has_no_buttons(result: Any) -> None:
 
 def test_a_promotion_shows_the_registered_model() -> None:
     assert addresses({"mlflow_model_url": "http://mlflow/#/models/tickets"})["MLflow"].endswith("/models/tickets")
+
+
+def test_a_refused_dataset_shows_the_report_that_its_sentence_names() -> None:
+    sentence = f"19% of 300 rows broke a rule, 10% are allowed; report: {RESULT['report_url']}"
+    assert (
+        addresses(None, **{SENTENCE: sentence})["Report"]
+        == "/nightshift/reports/audits/tickets/versions/v1/report.html"
+    )
+    assert addresses(None, **{SENTENCE: "the disk is full"})["Report"] == ""

@@ -16,7 +16,8 @@ Where it runs is Airflow's ``[nightshift] runner``, read when the task executes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -31,7 +32,7 @@ from llmjobs.contracts.base import JobConfig
 from nightshift import pod_spec, settings
 from nightshift.code_version import code_version
 from nightshift.failures import Action, BadConfig, Ended, JobFailed, ended_pod, failure_of
-from nightshift.links import LINKS
+from nightshift.links import LINKS, SENTENCE
 from nightshift.runners import pods
 from nightshift.runners.local import JobKey, LocalRunner
 
@@ -90,12 +91,13 @@ class JobOperator(KubernetesPodOperator):
         Raises:
             JobFailed: One of the exceptions of `nightshift.failures`.
         """
-        self.config = self.effective_config(context)
-        self.log.info("Config: %s", self.config.model_dump_json())
-        if settings.runner() == "local":
-            return self._execute_locally(context)
-        pods.refuse_unreachable(os.environ)
-        return self._watching_pod(context, 0, lambda: super(JobOperator, self).execute(context))
+        with sentence_kept(context["ti"]):
+            self.config = self.effective_config(context)
+            self.log.info("Config: %s", self.config.model_dump_json())
+            if settings.runner() == "local":
+                return self._execute_locally(context)
+            pods.refuse_unreachable(os.environ)
+            return self._watching_pod(context, 0, lambda: super(JobOperator, self).execute(context))
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on after the trigger has seen a deferred pod end.
@@ -104,7 +106,10 @@ class JobOperator(KubernetesPodOperator):
             JobFailed: One of the exceptions of `nightshift.failures`.
         """
         relaunched = event.get(_RELAUNCHED, 0)
-        return self._watching_pod(context, relaunched, lambda: super(JobOperator, self).trigger_reentry(context, event))
+        with sentence_kept(context["ti"]):
+            return self._watching_pod(
+                context, relaunched, lambda: super(JobOperator, self).trigger_reentry(context, event)
+            )
 
     def effective_config(self, context: Context) -> JobConfig:
         """Return the config with the form's values and the overrides in it, validated by its own class.
@@ -207,6 +212,16 @@ class JobOperator(KubernetesPodOperator):
             environment.TRY: str(ti.try_number),
             environment.CODE_VERSION: code_version(context),
         }
+
+
+@contextmanager
+def sentence_kept(ti: Any) -> Iterator[None]:
+    """Keep a failure's sentence as XCom: the task's page shows it, and finds the report's address in it."""
+    try:
+        yield
+    except JobFailed as error:
+        ti.xcom_push(key=SENTENCE, value=str(error))
+        raise
 
 
 def put(values: dict[str, Any], path: str, value: Any) -> None:
