@@ -50,8 +50,9 @@ lint:
 	@$(VENV)/ruff format --check $(CHECKED)
 	@$(VENV)/mypy $(CHECKED)
 
-tour: setup-tests  ## the browser tests alone: a real Chromium walks through Airflow
-	@$(TESTING) $(VENV)/pytest -rs tests/browser $(PYTEST_ARGUMENTS)
+tour: setup-tests  ## the browser tests alone: a real Chromium walks through Airflow; screenshots in .cache
+	@NIGHTSHIFT_SCREENSHOTS="$${NIGHTSHIFT_SCREENSHOTS:-$(CURDIR)/.cache/screenshots}" $(TESTING) \
+		$(VENV)/pytest -rs tests/browser $(PYTEST_ARGUMENTS)
 
 faults: setup-tests  ## the fault tests alone: kill -9 here and there, and see it pick up
 	@$(TESTING) $(VENV)/pytest -rs -m faults tests $(PYTEST_ARGUMENTS)
@@ -62,8 +63,7 @@ lock: setup  ## compile requirements.txt from requirements.in
 bench: $(ROOMS:%=bench-%)  ## every benchmark; bench-dags, bench-training, ...: those of one room
 
 $(ROOMS:%=bench-%): bench-%: setup
-	@if compgen -G "tests/benchmarks/$*.py" > /dev/null; then $(TESTING) $(VENV)/python -m tests.benchmarks.$*; \
-	else echo "there is no benchmark of $* yet"; fi
+	@$(TESTING) $(VENV)/python -m tests.benchmarks $*
 
 .PHONY: setup-tests
 setup-tests:
