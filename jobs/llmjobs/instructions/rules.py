@@ -75,9 +75,12 @@ _REFUSAL = (
     r"|(?i)^\W*i do(?: not|n['\x{2019}]t) have (?:the ability|the capability|access|enough information)"
 )
 _SPOKEN_FOR = (
-    r"(?i)\b(?:excuse|apolog|declin|sorry|refus|reject|turn(?:ing)? down|letter|e-?mail|dialog|conversation|script|"
-    r"role-?play|story|tweet|message|customer)"
+    r"(?i)\b(?:write|compose|draft|generate|create|make|give|provide|suggest|design)\b[^.?!\n]{0,60}\b"
+    r"(?:excuse|apolog\w*|letter|e-?mail|dialog\w*|conversation|script|story|tweet|message|reply|response|speech|note)\b"
+    r"|(?i)\b(?:apologi[sz]e|decline|turn(?:ing)? down|reject|role-?play)"
 )
+"""Prompts that ask for words which somebody else says: there an apology is the task, no refusal."""
+
 _AS_AI = (
     r"(?i)\bas an? (?:ai|artificial intelligence)(?: language)?(?: model| assistant| system| chatbot)?"
     r"(?:,| i\b| i['\x{2019}]m\b| my\b| it\b)"
@@ -90,7 +93,7 @@ _TEMPLATE = (
     r"|\{(?:instruction|input|output|question|context|prompt|response)\}"
 )
 _MERGED = (
-    r"(?mi)^\s*(?:#+\s*)?\d+\s*\.\s*(?:instruction|input|output)\s*:"
+    r"(?mi)^\s*(?:#+\s*)?\d+\s*\.\s*instruction\s*:"
     r"|(?m)^\s*#{2,}\s*(?:Instruction|Response)\s*:"
 )
 _IMAGE = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from llmjobs.contracts.errors import BadData, JobError
+from llmjobs.contracts.errors import BadConfig, BadData, JobError
 from llmjobs.lake import Lake
 
 
@@ -36,6 +36,7 @@ class Sources:
 
     Raises:
         BadData: A glob matches no file.
+        BadConfig: A glob without ``scheme://`` leads out of the lake.
     """
 
     def __init__(self, lake: Lake, globs: list[str]) -> None:
@@ -62,6 +63,8 @@ class Sources:
             opened = {filesystem.unstrip_protocol(match): (filesystem, match) for match in found}
             self._remote.update(opened)
             labels = list(opened)
+        elif pattern.startswith("/") or ".." in pattern.split("/"):
+            raise BadConfig(f"source: {pattern!r} is no place below the lake; write file://... for one elsewhere")
         else:
             labels = self._lake.find(pattern)
         if not labels:
