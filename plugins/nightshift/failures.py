@@ -191,9 +191,8 @@ def failure_of(ended: Ended) -> JobFailed:
         return ended.not_started(ended.reason or "the pod never started")
     if ended.disrupted:
         return Preempted(f"the job was taken away ({ended.disrupted}); its next try goes on from its last checkpoint")
-    return _by_signal(signal_name(code)) or JobFailed(
-        ended.reason or f"the job ended with exit code {code}; see the last lines of its log"
-    )
+    last = ended.reason or "it left no word"
+    return _by_signal(signal_name(code)) or JobFailed(f"the job ended with exit code {code}: {last}")
 
 
 def _by_signal(name: str) -> JobFailed | None:

@@ -99,7 +99,7 @@ class LocalRunner:
         self._stopping = False
         self._record: ProcessRecord | None = None
         self._enforcer: subprocess.Popen[bytes] | None = None
-        self._refusal = ""
+        self._refusal = self._last_line = ""
         self._lock = JobLock(self._folder, record=self._record_path, log=log)
 
     def run(self, container: k8s.V1Container, *, relaunches: int) -> Any:
@@ -158,13 +158,14 @@ class LocalRunner:
         if code == 0:
             return self._read_result()
         memory = watch.evidence(process.pid) if signal_name(code) == "SIGKILL" else ""
-        raise failure_of(Ended(exit_code=code, reason=self._refusal, memory=memory))
+        raise failure_of(Ended(exit_code=code, reason=self._refusal or self._last_line, memory=memory))
 
     def _start(self, container: k8s.V1Container, descriptor: int) -> tuple[subprocess.Popen[bytes], ProcessRecord]:
         command = [*(container.command or []), *(container.args or [])]
         if command[:1] == ["python"]:
             command[0] = sys.executable
         mark = mark_of(self._folder, uuid.uuid4().hex[:8])
+        self._refusal = self._last_line = ""
         self._result_path.unlink(missing_ok=True)
         with self._log_path.open("wb") as stream:
             process = subprocess.Popen(
@@ -225,7 +226,7 @@ class LocalRunner:
         line = raw.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
         if not line.strip():
             return
-        self._refusal = sentence_of(line) or self._refusal
+        self._refusal, self._last_line = sentence_of(line) or self._refusal, line
         level = _LEVEL.match(line)
         self._log.log(logging.getLevelNamesMapping()[level[1]] if level else logging.INFO, "%s", line)
 

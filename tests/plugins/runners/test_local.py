@@ -129,8 +129,8 @@ def test_a_result_that_is_no_json_is_a_failure(home: Path) -> None:
         (70, failures.Diverged, r"^row 7"),
         (77, failures.OutOfMemory, r"^row 7"),
         (78, failures.BadConfig, r"^row 7"),
-        (1, failures.JobFailed, "exit code 1"),
-        (3, failures.JobFailed, "exit code 3"),
+        (1, failures.JobFailed, "exit code 1: the last words"),
+        (3, failures.JobFailed, "exit code 3: the last words"),
     ],
 )
 def test_exit_codes_become_typed_exceptions(
