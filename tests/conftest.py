@@ -1,3 +1,9 @@
 """Fixtures that every room may use; each lives in a module of its own."""
 
-pytest_plugins = ["tests.fixtures.airflow_home", "tests.fixtures.postgres", "tests.fixtures.stack", "tests.skips"]
+pytest_plugins = [
+    "tests.fixtures.airflow_home",
+    "tests.fixtures.postgres",
+    "tests.fixtures.stack",
+    "tests.fixtures.runs",
+    "tests.skips",
+]
