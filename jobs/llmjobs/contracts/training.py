@@ -1,0 +1,380 @@
+"""The recipe of an adapter, and what the training room's jobs hand back.
+
+All four jobs (plan, train, evaluate, promote) take the same `TrainConfig`: the adapter's version follows from it
+and from the dataset version, so each of them finds what the one before left.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from llmjobs.contracts.base import JobConfig, JobResult, Strict, digest
+
+SCHEMA = 1
+"""Raise it when the same recipe would train another adapter than before."""
+
+EVALUATION_SCHEMA = 1
+"""Raise it when the same adapter and rows would be measured otherwise than before."""
+
+_LARGEST_AUTOMATIC_MICRO_BATCH = 8
+
+
+class Model(Strict):
+    """The frozen base."""
+
+    name: str = Field(min_length=1, title="Base model", description="Hub id, or path of a model's folder")
+    revision: str | None = Field(
+        default=None,
+        title="Revision",
+        description="Commit, tag or branch of the hub; empty takes what is installed or newest",
+    )
+    dtype: Literal["bfloat16", "float32"] = Field(
+        default="bfloat16",
+        title="Number format",
+        description="Of everything that is not quantised, and of the computation",
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(default="sdpa", description="Attention kernel")
+
+
+class Quantisation(Strict):
+    """How the frozen base is stored (QLoRA, arXiv:2305.14314)."""
+
+    type: Literal["nf4", "none"] = Field(default="nf4", description="4-bit NormalFloat, or none for plain LoRA")
+    double: bool = Field(
+        default=True, description="Quantise the quantisation constants too: 0.37 bit less per parameter"
+    )
+
+
+class Lora(Strict):
+    """The adapter (LoRA, arXiv:2106.09685)."""
+
+    r: int = Field(default=16, ge=1, le=512, title="Rank", description="Rank of the adapter's matrices")
+    alpha: int = Field(default=32, ge=1, title="Alpha", description="The adapter's output is scaled by alpha / rank")
+    dropout: float = Field(
+        default=0.05, ge=0, lt=1, title="Dropout", description="On the adapter's input, in training only"
+    )
+    target: Literal["all-linear"] = Field(default="all-linear", description="Every linear layer but the output head")
+
+
+class Data(Strict):
+    """How rows become tokens."""
+
+    max_length_tokens: int = Field(
+        default=2048, ge=8, title="Longest row", description="In tokens; nothing is ever cut"
+    )
+    on_overflow: Literal["refuse", "drop"] = Field(
+        default="refuse",
+        title="Longer rows",
+        description="Refuse the dataset, or leave the longer rows out and count them",
+    )
+    max_dropped_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Refuse the dataset when more than this share of its rows would be dropped",
+    )
+
+
+class Train(Strict):
+    """The optimisation."""
+
+    epochs: float | None = Field(
+        default=None, gt=0, le=1000, title="Epochs", description="Passes over the rows; 1 when steps are empty"
+    )
+    max_steps: int | None = Field(default=None, ge=1, title="Steps", description="Optimiser steps, instead of epochs")
+    global_batch_size: int = Field(
+        default=16, ge=1, title="Global batch size", description="Rows per optimiser step over all devices together"
+    )
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, title="Micro batch size", description="Rows that a device holds at once; empty chooses it"
+    )
+    learning_rate: float = Field(default=2e-4, gt=0, lt=1, title="Learning rate", description="Highest of the schedule")
+    warmup_steps: int = Field(default=0, ge=0, title="Warm-up steps", description="Steps from 0 to the learning rate")
+    scheduler: Literal["constant_with_warmup", "linear", "cosine"] = Field(
+        default="cosine", title="Schedule", description="Of the learning rate after the warm-up"
+    )
+    optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        default="adamw_torch", title="Optimiser", description="AdamW, or one with its state in 8 bits"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Of AdamW")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are scaled down to this norm")
+    seed: int = Field(
+        default=7, ge=0, le=2**31, title="Seed", description="Of the adapter's start, the dropout and the order"
+    )
+    activation_checkpointing: bool | None = Field(
+        default=None, description="Recompute activations to save memory; empty: on a GPU yes, on a CPU no"
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError(f"epochs ({self.epochs:g}) and max_steps ({self.max_steps}) clash: give one of them")
+        if self.max_steps is not None and self.warmup_steps >= self.max_steps:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) must be fewer than max_steps ({self.max_steps}), "
+                "or the learning rate is never reached"
+            )
+        return self
+
+
+class Dist(Strict):
+    """Processes, and what they share. It changes where a run computes, not what it computes."""
+
+    strategy: Literal["auto", "ddp", "zero1", "zero2", "zero3"] = Field(
+        default="auto",
+        title="Strategy",
+        description="auto: one process, or DDP over several; ZeRO-n shards more the higher n",
+    )
+    processes: int | None = Field(
+        default=None, ge=1, le=64, title="Processes", description="Empty: one for each GPU, or one on a CPU"
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="CPU threads of each process; empty: OMP_NUM_THREADS, or a share of the cores",
+    )
+
+
+class Checkpoint(Strict):
+    """When a run leaves a state from which it can go on."""
+
+    every_steps: int = Field(default=50, ge=1, title="Every steps", description="Steps between two checkpoints")
+    keep_last: int = Field(default=2, ge=1, le=100, description="Older ones are deleted once a newer one is complete")
+
+
+class Evaluate(Strict):
+    """How base, champion and candidate are compared, on the test split."""
+
+    metric: Literal["exact_match", "loss"] = Field(
+        default="exact_match",
+        title="Metric",
+        description="Promotion goes by it: share of exact answers, or loss per token",
+    )
+    min_gain: float = Field(
+        default=0.0,
+        ge=0,
+        title="Gain",
+        description="By more than this the candidate must beat the base and the champion",
+    )
+    min_rows: int = Field(default=20, ge=1, title="Fewest rows", description="Below it nothing is promoted")
+    micro_batch_size: int = Field(default=8, ge=1, description="Rows that are measured at once")
+    validate_every_steps: int = Field(
+        default=0, ge=0, description="Loss on the validation split during training; 0 measures it never"
+    )
+
+
+class Resources(Strict):
+    """What the training and evaluation pods ask for."""
+
+    cpus: float = Field(default=2, gt=0)
+    memory_gib: float = Field(default=8, gt=0)
+    gpus: int = Field(default=0, ge=0, le=16)
+
+
+def _named(value: Any) -> Any:
+    """Accept ``model: Qwen/Qwen3-8B`` for ``model: {name: Qwen/Qwen3-8B}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class TrainConfig(JobConfig):
+    """Config of one `train_adapter` DAG."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the adapter in the lake and of its asset")
+    owner: str = Field(default="nightshift", min_length=1, description="Who answers for the adapter")
+    schedule: str | None = Field(
+        default=None, description="Cron expression in UTC, beside the dataset's own news; without one only those count"
+    )
+    dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the dataset in the lake")
+    dataset_version: str = Field(
+        default="", title="Dataset version", description="Empty: the one that `current` points at"
+    )
+    model: Annotated[Model, BeforeValidator(_named)]
+    quantisation: Quantisation = Quantisation()
+    lora: Lora = Lora()
+    data: Data = Data()
+    train: Train = Train()
+    dist: Dist = Dist()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluate: Evaluate = Evaluate()
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.dist.processes:
+            self.batching(self.dist.processes)
+        return self
+
+    def batching(self, processes: int) -> Batching:
+        """Return how the global batch is cut for so many processes.
+
+        Raises:
+            ValueError: It cannot be cut evenly; the text has the numbers.
+        """
+        rows, rest = divmod(self.train.global_batch_size, processes)
+        if rest or not rows:
+            raise ValueError(
+                f"global_batch_size ({self.train.global_batch_size}) cannot be shared evenly by {processes} processes"
+            )
+        micro = self.train.micro_batch_size or _largest_divisor(rows, _LARGEST_AUTOMATIC_MICRO_BATCH)
+        if rows % micro:
+            raise ValueError(
+                f"global_batch_size ({self.train.global_batch_size}) over {processes} processes is {rows} rows for "
+                f"each, which micro_batch_size ({micro}) does not divide"
+            )
+        return Batching(processes=processes, micro_batch_size=micro, accumulation=rows // micro)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what decides the adapter, besides the rows and the base's weights.
+
+        Where it is computed (`dist`, micro batch, checkpoints) and how it is measured do not: the global batch
+        stays the same optimisation on other devices.
+        """
+        whole = self.model_dump(mode="json", include={"quantisation", "lora", "data", "train"})
+        for field in ("micro_batch_size", "activation_checkpointing"):
+            del whole["train"][field]
+        return {**whole, "dtype": self.model.dtype}
+
+    def adapter_version(self, dataset_version: str, base_revision: str) -> str:
+        """Return the content-addressed version of the adapter that this config trains."""
+        return digest([SCHEMA, dataset_version, base_revision, self.recipe()])[:16]
+
+    def evaluation_version(self, adapter_version: str, champion_version: str, dataset_version: str) -> str:
+        """Return the version of the evaluation of an adapter against a champion (empty: none) on a dataset's test."""
+        return digest([EVALUATION_SCHEMA, adapter_version, champion_version, dataset_version])[:16]
+
+
+class Batching(Strict):
+    """A global batch cut into what each process does: ``processes * micro_batch_size * accumulation`` rows."""
+
+    processes: int
+    micro_batch_size: int
+    accumulation: int
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(n for n in range(1, min(number, limit) + 1) if number % n == 0)
+
+
+class PlanResult(JobResult):
+    """What the night has to do for one adapter.
+
+    Attributes:
+        needed: Whether anything is left to do; `sentence` says why, or why not.
+    """
+
+    name: str
+    dataset: str
+    dataset_version: str
+    adapter_version: str
+    champion_version: str
+    base_model: str
+    base_revision: str
+    trained: bool
+    evaluated: bool
+    decided: bool
+    needed: bool
+    sentence: str
+
+
+class TrainResult(JobResult):
+    """Figures of one training; the whole of them is in the adapter's manifest.
+
+    Attributes:
+        version: Version of ``adapters/<name>``.
+        reused: The adapter was there already: nothing was trained.
+        over_long_rows: Rows longer than ``data.max_length_tokens`` that were left out.
+        resumed_from_step: Step of the checkpoint that the last process went on from; 0 when it began anew.
+        tokens_per_second: Over the steps of the last process, padding not counted.
+        adapter_sha256: Of the adapter's safetensors.
+        mlflow_run_url: Empty when MLflow was not reached.
+        notes: What the run had to do without.
+    """
+
+    name: str
+    version: str
+    adapter_url: str
+    reused: bool
+    dataset: str
+    dataset_version: str
+    base_model: str
+    base_revision: str
+    steps: int
+    train_rows: int
+    over_long_rows: int
+    loss_first: float
+    loss_last: float
+    seconds: float
+    tokens_per_second: float
+    resumed_from_step: int
+    adapter_sha256: str
+    mlflow_run_url: str = ""
+    notes: list[str] = Field(default_factory=list)
+
+
+class Score(Strict):
+    """How one model did on the held-out rows.
+
+    Attributes:
+        loss: Mean negative log-likelihood per answer token, in nats.
+        exact_match: Share of rows whose whole answer, its end included, greedy decoding would give.
+    """
+
+    version: str
+    rows: int
+    exact: int
+    exact_match: float
+    loss: float
+
+
+class EvaluateResult(JobResult):
+    """Base, champion (if there is one and it is another adapter) and candidate on the same rows.
+
+    Attributes:
+        version: Version of ``evaluations/<name>``.
+        excluded_rows: Test rows that the candidate or the champion was trained on: not measured.
+        over_long_rows: Test rows longer than ``data.max_length_tokens``: not measured.
+        conditions: The form of the base that was measured, in one phrase.
+    """
+
+    name: str
+    version: str
+    evaluation_url: str
+    reused: bool
+    adapter_version: str
+    champion_version: str
+    dataset: str
+    dataset_version: str
+    rows: int
+    excluded_rows: int
+    over_long_rows: int
+    base: Score
+    adapter: Score
+    champion: Score | None
+    conditions: str
+    mlflow_run_url: str = ""
+
+
+class PromoteResult(JobResult):
+    """Whether the candidate is champion now, and why.
+
+    Attributes:
+        version: The candidate; where `promoted` is true, the champion.
+        sentence: The decision with its numbers.
+    """
+
+    name: str
+    version: str
+    promoted: bool
+    previous_champion: str
+    sentence: str
+    adapter_url: str
+    evaluation_version: str
+    exact_match_base: float
+    exact_match: float
+    loss_base: float
+    loss: float
+    mlflow_model_url: str = ""
+    notes: list[str] = Field(default_factory=list)

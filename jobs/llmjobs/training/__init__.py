@@ -1,0 +1,1 @@
+"""Training room: QLoRA adapters, their evaluation and their promotion."""

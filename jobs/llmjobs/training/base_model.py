@@ -1,0 +1,90 @@
+"""Loads the frozen base and puts an adapter on it. Everything here needs torch."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from llmjobs.contracts.training import Lora, Model, Quantisation
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(path: str) -> Any:
+    """Return the tokenizer of a model folder, with a padding token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(path: str, model: Model, quantisation: Quantisation, *, device: str | None) -> Any:
+    """Return the base as a causal language model, quantised if so configured, ready to train adapters on.
+
+    Args:
+        path: Folder of the resolved model.
+        model: Number format and attention.
+        quantisation: Storage of the linear layers.
+        device: ``cpu``, ``cuda:0``, ... or None where the strategy itself places the weights (ZeRO-3).
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = getattr(torch, model.dtype)
+    base = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=dtype,
+        quantization_config=_quantisation_config(quantisation, dtype),
+        attn_implementation=model.attention,
+        device_map=None if device is None else {"": device},
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    base.config.use_cache = False
+    keep_gradients_after_evaluation(base)
+    return base
+
+
+def _quantisation_config(quantisation: Quantisation, dtype: Any) -> Any:
+    if quantisation.type == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantisation.type,
+        bnb_4bit_use_double_quant=quantisation.double,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def keep_gradients_after_evaluation(model: Any) -> int:
+    """Keep every 4-bit layer on the path that has gradients; return how many layers there are.
+
+    Workaround for bitsandbytes 0.50.2 (`nn/modules.py`, `Linear4bit.forward`): on a CPU with AVX512-BF16 the first
+    forward in evaluation mode repacks the weights for an inference kernel without autograd. From then on
+    the loss stays right while the gradients through frozen layers are silently gone. Guarded by
+    tests/invariants/test_gradients_after_evaluation.py; remove when that passes without it.
+    """
+    import bitsandbytes as bnb
+
+    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+    return len(layers)
+
+
+def adapter_config(lora: Lora) -> Any:
+    """Return peft's form of the adapter's settings."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target,
+        bias="none",
+    )

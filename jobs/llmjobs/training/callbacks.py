@@ -1,0 +1,122 @@
+"""What happens at each step of the training besides the step: progress, curves, stopping, refusing NaN."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Any
+
+from transformers import TrainerCallback  # noqa: TID253  (only the training processes import this module)
+
+from llmjobs.contracts.errors import Diverged
+from llmjobs.training.curves import Curves, duration
+from llmjobs.training.stopping import StopSignal
+from llmjobs.training.tracking import Tracking
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(TrainerCallback):
+    """Writes each step to the log, to ``metrics.jsonl`` and to MLflow; on the first process only.
+
+    Args:
+        curves: Where the steps go.
+        tracking: MLflow, or its absence.
+    """
+
+    def __init__(self, curves: Curves, tracking: Tracking) -> None:
+        """Start the clock with the training, not here."""
+        self._curves = curves
+        self._tracking = tracking
+        self._begun = self._last = 0.0
+        self._first_step = 0
+        self._tokens = 0.0
+
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+        """Start the clock."""
+        self._begun = self._last = time.monotonic()
+        self._first_step = state.global_step
+
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Take the figures of one step, or of one validation."""
+        logs = logs or {}
+        if "eval_loss" in logs:
+            self._tracking.log(state.global_step, {"validation_loss": logs["eval_loss"]})
+            logger.info("step %d validation loss %.4f", state.global_step, logs["eval_loss"])
+        if "loss" in logs:
+            self._step(state, logs)
+
+    def _step(self, state: Any, logs: dict[str, Any]) -> None:
+        now = time.monotonic()
+        line = {
+            "step": state.global_step,
+            "epoch": round(float(state.epoch or 0), 4),
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm", 0.0),
+            "token_accuracy": logs.get("mean_token_accuracy", 0.0),
+            "tokens": logs.get("num_tokens", 0.0) - self._tokens,
+            "seconds": now - self._last,
+        }
+        self._tokens, self._last = logs.get("num_tokens", 0.0), now
+        rate = self._tokens / max(now - self._begun, 1e-9)
+        self._curves.add({**line, "tokens_per_second": rate})
+        self._tracking.log(
+            state.global_step,
+            {key: line[key] for key in ("loss", "learning_rate", "grad_norm", "token_accuracy")}
+            | {"tokens_per_second": rate},
+        )
+        left = (now - self._begun) / (state.global_step - self._first_step) * (state.max_steps - state.global_step)
+        logger.info(
+            "step %d/%d loss %.4g tokens/s %.0f left %s",
+            state.global_step, state.max_steps, logs["loss"], rate, duration(left),
+        )  # fmt: skip
+
+
+class RefuseNaN(TrainerCallback):
+    """Ends the run at the first loss or gradient that is no number; on every process alike.
+
+    The trainer logs before it saves, so no checkpoint holds such weights.
+    """
+
+    def on_log(self, args: Any, state: Any, _control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Look at the figures of one step.
+
+        Raises:
+            Diverged: One of them is NaN or infinite.
+        """
+        for key in ("loss", "grad_norm"):
+            value = (logs or {}).get(key)
+            if value is not None and not math.isfinite(value):
+                raise Diverged(
+                    f"{key} is {value} at step {state.global_step} of {state.max_steps}: lower train.learning_rate "
+                    f"(now {args.learning_rate:g}) or raise train.warmup_steps (now {args.warmup_steps:g})"
+                )
+
+
+class StopAtStep(TrainerCallback):
+    """Turns a signal on any one process into a checkpoint and an end on all of them, after the same step.
+
+    Args:
+        signal: This process' signal.
+    """
+
+    def __init__(self, signal: StopSignal) -> None:
+        """Remember the signal."""
+        self._signal = signal
+
+    def on_step_end(self, args: Any, _state: Any, control: Any, **_kwargs: Any) -> None:
+        """Agree with the other processes, then ask the trainer to save and stop."""
+        if self._agreed(args.device):
+            self._signal.requested = control.should_save = control.should_training_stop = True
+
+    def _agreed(self, device: Any) -> bool:
+        import torch
+        from torch import distributed
+
+        if not distributed.is_initialized():
+            return self._signal.requested
+        flag = torch.tensor(float(self._signal.requested), device=device)
+        distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+        return bool(flag.item())

@@ -1,0 +1,59 @@
+"""Which adapter a config means: dataset version, base revision and the version that follows from both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmjobs.contracts.training import TrainConfig
+from llmjobs.lake import Lake
+from llmjobs.models import model_revision
+from llmjobs.training.rows import dataset_version
+
+ADAPTERS = "adapters"
+EVALUATIONS = "evaluations"
+DECISIONS = "decisions"
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True)
+class AdapterIdentity:
+    """The adapter of one config.
+
+    Attributes:
+        config: The config with its dataset version filled in.
+        base_revision: Of the base's weights.
+        version: Of ``adapters/<name>``.
+    """
+
+    config: TrainConfig
+    base_revision: str
+    version: str
+
+
+def identify(config: TrainConfig, lake: Lake) -> AdapterIdentity:
+    """Return the adapter that `config` means today, without loading or downloading anything.
+
+    Raises:
+        BadData: The dataset has no such version, or none yet.
+        BadConfig: The base is not to be had.
+    """
+    dataset = dataset_version(lake, config.dataset, config.dataset_version)
+    revision = model_revision(config.model.name, config.model.revision)
+    pinned = config.model_copy(update={"dataset_version": dataset})
+    return AdapterIdentity(pinned, revision, config.adapter_version(dataset, revision))
+
+
+def champion_version(lake: Lake, name: str) -> str:
+    """Return the version that ``champion`` points at, or an empty string."""
+    pointer = lake.pointer(ADAPTERS, name, CHAMPION)
+    return pointer.version if pointer else ""
+
+
+def evaluation_version(lake: Lake, adapter: AdapterIdentity) -> str:
+    """Return the version of the evaluation of `adapter` against today's champion.
+
+    A candidate that is champion already is compared with the base alone.
+    """
+    champion = champion_version(lake, adapter.config.name)
+    rival = "" if champion == adapter.version else champion
+    return adapter.config.evaluation_version(adapter.version, rival, adapter.config.dataset_version)

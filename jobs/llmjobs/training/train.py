@@ -1,0 +1,221 @@
+"""Job: dataset version and recipe -> adapter version in the lake.
+
+    python -m llmjobs.training.train        (config as JSON in LLMJOBS_CONFIG)
+
+The adapter's version follows from the dataset's content, the base's weights and the recipe. One that is there is
+returned at once. A run that was killed goes on from its newest valid checkpoint and ends, on a CPU with the
+same number of threads, in the same bytes as a run that was not.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmjobs.contracts.errors import JobError
+from llmjobs.contracts.manifest import Manifest
+from llmjobs.contracts.training import SCHEMA, TrainConfig, TrainResult
+from llmjobs.lake import Lake
+from llmjobs.models import ResolvedModel, resolve_model
+from llmjobs.results import main
+from llmjobs.training import launcher, worker
+from llmjobs.training.adapter_files import WeightsReport, assemble, model_card
+from llmjobs.training.checkpoints import Checkpoint, CheckpointStore
+from llmjobs.training.curves import read_curves
+from llmjobs.training.identity import ADAPTERS, AdapterIdentity, identify
+from llmjobs.training.stopping import StopSignal
+
+logger = logging.getLogger(__name__)
+
+LOCK_WAIT_SECONDS = 300
+
+
+def run(config: TrainConfig) -> TrainResult:
+    """Train the adapter that `config` means, unless it is there.
+
+    Raises:
+        BadData: Dataset absent, or rows that cannot be trained on.
+        BadConfig: Base absent, or a batch that cannot be cut.
+        Interrupted: A signal came; a rerun goes on.
+        Diverged: The loss is no number.
+        OutOfMemory: Of the GPU.
+    """
+    stop = StopSignal()
+    stop.install()
+    lake = Lake.from_environment()
+    adapter = identify(config, lake)
+    reused = _existing(lake, adapter)
+    if reused:
+        return reused
+    folder = _working_folder(lake, adapter)
+    with _alone(folder):
+        # Another run may have trained the same adapter while this one waited for the lock.
+        return _existing(lake, adapter) or _train(lake, adapter, folder, stop)
+
+
+def _existing(lake: Lake, adapter: AdapterIdentity) -> TrainResult | None:
+    manifest = lake.manifest(ADAPTERS, adapter.config.name, adapter.version)
+    if manifest is None:
+        return None
+    logger.info("adapter %s version %s is there already: nothing to train", adapter.config.name, adapter.version)
+    return _result(lake, manifest, reused=True)
+
+
+def _working_folder(lake: Lake, adapter: AdapterIdentity) -> Path:
+    """Return the folder of checkpoints and lock: in the lake's work area, or on this machine for a remote lake."""
+    folder = lake.working_folder(ADAPTERS, adapter.config.name, adapter.version)
+    if folder is None:
+        folder = Path(tempfile.gettempdir()) / "nightshift-work" / ADAPTERS / adapter.config.name / adapter.version
+        folder.mkdir(parents=True, exist_ok=True)
+        logger.warning("the lake is remote: checkpoints stay on this machine, in %s", folder)
+    return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the kernel frees with the process.
+
+    Raises:
+        JobError: Another run held it for too long.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("another run trains this adapter; waiting up to %d s for it", LOCK_WAIT_SECONDS)
+        try:
+            lock.acquire(timeout=LOCK_WAIT_SECONDS)
+        except Timeout:
+            raise JobError(
+                f"another run has been training this adapter for over {LOCK_WAIT_SECONDS} s (lock {folder / 'lock'}); "
+                "try again when it is done"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(lake: Lake, adapter: AdapterIdentity, folder: Path, stop: StopSignal) -> TrainResult:
+    config = adapter.config
+    base = resolve_model(config.model.name, config.model.revision)
+    layout = worker.layout_here(config)
+    (folder / worker.OUTCOME).unlink(missing_ok=True)
+    assignment = worker.Assignment(
+        config=config, model_path=base.path, folder=str(folder), adapter_version=adapter.version
+    )
+    if layout.distributed:
+        launcher.launch(assignment, layout)
+        stop.install()
+    else:
+        worker.work(assignment, stop)
+    outcome = worker.Outcome.model_validate_json((folder / worker.OUTCOME).read_text(encoding="utf-8"))
+    store = CheckpointStore(folder / worker.CHECKPOINTS, layout.checkpoint_layout())
+    checkpoint = store.newest_valid()
+    if checkpoint is None or not checkpoint.finished:
+        raise JobError(f"{store.folder}: the finished checkpoint is gone; run the training again")
+    manifest = _publish(lake, adapter, base, outcome=outcome, checkpoint=checkpoint, folder=folder)
+    # Nothing goes on from a finished run: the adapter is in the lake.
+    for leftover in (worker.CHECKPOINTS, "scratch"):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
+    return _result(lake, manifest, reused=False)
+
+
+def _publish(
+    lake: Lake,
+    adapter: AdapterIdentity,
+    base: ResolvedModel,
+    *,
+    outcome: worker.Outcome,
+    checkpoint: Checkpoint,
+    folder: Path,
+) -> Manifest:
+    config, curves = adapter.config, folder / worker.CURVES
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch)
+        report = assemble(checkpoint.path, target, config=config, base=base, curves=curves)
+        metrics = _metrics(outcome, checkpoint, report, read_curves(curves))
+        shown = {
+            key: metrics[key] for key in ("steps", "train_rows", "tokens", "loss_first", "loss_last", "parameters")
+        }
+        card = model_card(config, version=adapter.version, base=base, figures=shown)
+        (target / "README.md").write_text(card, encoding="utf-8")
+        return lake.publish(
+            target,
+            kind=ADAPTERS,
+            name=config.name,
+            version=adapter.version,
+            metrics=metrics,
+            inputs={
+                "dataset": config.dataset,
+                "dataset_version": config.dataset_version,
+                "base_model": base.name,
+                "base_revision": base.revision,
+                "base_origin": base.origin,
+                "recipe": config.recipe(),
+                "config_digest": config.digest(),
+                "seed": config.train.seed,
+                "job_schema": SCHEMA,
+                "packages": _package_versions(),
+                "mlflow_run_id": outcome.mlflow_run_id,
+                "mlflow_run_url": outcome.mlflow_run_url,
+            },
+        )
+
+
+def _metrics(
+    outcome: worker.Outcome, checkpoint: Checkpoint, report: WeightsReport, curves: list[dict[str, Any]]
+) -> dict[str, Any]:
+    fresh = [line for line in curves if line["step"] > outcome.resumed_from_step]
+    return {
+        "steps": checkpoint.step,
+        "train_rows": outcome.train_rows,
+        "over_long_rows": len(outcome.over_long),
+        "over_long": outcome.over_long,
+        "tokens": outcome.tokens,
+        "trainable_tokens": outcome.trainable_tokens,
+        "loss_first": curves[0]["loss"] if curves else 0.0,
+        "loss_last": curves[-1]["loss"] if curves else 0.0,
+        "seconds": round(sum(line["seconds"] for line in curves), 3),
+        "tokens_per_second": round(fresh[-1]["tokens_per_second"], 1) if fresh else 0.0,
+        "resumed_from_step": outcome.resumed_from_step,
+        "adapter_sha256": report.sha256,
+        "tensors": report.tensors,
+        "parameters": report.parameters,
+        "notes": outcome.notes,
+    }
+
+
+def _package_versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes", "deepspeed")}
+
+
+def _result(lake: Lake, manifest: Manifest, *, reused: bool) -> TrainResult:
+    metrics, inputs = manifest.metrics, manifest.inputs
+    names = TrainResult.model_fields.keys() & metrics.keys()
+    return TrainResult(
+        name=manifest.name,
+        version=manifest.version,
+        adapter_url=lake.version_url(ADAPTERS, manifest.name, manifest.version),
+        reused=reused,
+        dataset=inputs["dataset"],
+        dataset_version=inputs["dataset_version"],
+        base_model=inputs["base_model"],
+        base_revision=inputs["base_revision"],
+        mlflow_run_url=inputs["mlflow_run_url"],
+        **{name: metrics[name] for name in names},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(TrainConfig, run))

@@ -1,0 +1,167 @@
+"""TRL's SFTTrainer, fed with rows that are tokens already, saving through our checkpoints."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback  # noqa: TID253  (only the training processes import this module)
+from trl import SFTConfig, SFTTrainer  # noqa: TID253
+
+from llmjobs.contracts.training import TrainConfig
+from llmjobs.training.base_model import adapter_config
+from llmjobs.training.checkpoints import CheckpointStore
+from llmjobs.training.sharding import Layout, deepspeed_settings
+from llmjobs.training.tokenisation import TokenRow
+
+
+def training_arguments(config: TrainConfig, layout: Layout, scratch: Path) -> Any:
+    """Return TRL's arguments. What its own defaults would change behind our back is set here in so many words.
+
+    Args:
+        config: The recipe.
+        layout: Processes and devices.
+        scratch: Folder for what the trainer wants to write besides checkpoints.
+    """
+    train, bf16 = config.train, config.model.dtype == "bfloat16"
+    recompute = layout.on_gpu if train.activation_checkpointing is None else train.activation_checkpointing
+    return SFTConfig(
+        output_dir=str(scratch),
+        per_device_train_batch_size=layout.batching.micro_batch_size,
+        gradient_accumulation_steps=layout.batching.accumulation,
+        max_steps=train.max_steps or -1,
+        num_train_epochs=train.epochs or 1,
+        learning_rate=train.learning_rate,
+        warmup_steps=train.warmup_steps,
+        lr_scheduler_type=train.scheduler,
+        optim=train.optimizer,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        seed=train.seed,
+        data_seed=train.seed,
+        bf16=bf16,
+        fp16=False,
+        use_cpu=not layout.on_gpu,
+        activation_checkpointing=recompute,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=config.checkpoint.every_steps,
+        eval_strategy="steps" if config.evaluate.validate_every_steps else "no",
+        eval_steps=config.evaluate.validate_every_steps or None,
+        per_device_eval_batch_size=config.evaluate.micro_batch_size,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=layout.on_gpu,
+        ddp_backend="gloo" if layout.distributed and not layout.on_gpu else None,
+        ddp_find_unused_parameters=False,
+        deepspeed=deepspeed_settings(layout, bf16=bf16),
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        packing=False,
+    )
+
+
+class AdapterTrainer(SFTTrainer):
+    """SFTTrainer whose checkpoints are published whole.
+
+    Args:
+        store: Where checkpoints go.
+        keep_last: How many of them stay.
+        options: As `SFTTrainer`.
+    """
+
+    def __init__(self, *, store: CheckpointStore, keep_last: int, **options: Any) -> None:
+        """Build the trainer; the adapter's weights are drawn here, from the configured seed."""
+        super().__init__(**options)
+        self._store = store
+        self._keep_last = keep_last
+        self._saving = False
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._store.saving) if self._saving else str(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save on all processes, then publish on the first."""
+        first = self.is_world_process_zero()
+        if first:
+            self._store.clear_saving()
+        self.accelerator.wait_for_everyone()
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        if first:
+            self._publish()
+        self.accelerator.wait_for_everyone()
+
+    def _publish(self) -> None:
+        step = self.state.global_step
+        written = self._store.saving / f"checkpoint-{step}"
+        # The trainer pickles its arguments; nothing of ours reads them and nobody should have to trust them.
+        (written / "training_args.bin").unlink(missing_ok=True)
+        self._store.publish(written, step=step, total_steps=self.state.max_steps)
+        self._store.keep(self._keep_last)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write none: ours is made once, from the manifest."""
+
+
+def build_trainer(
+    config: TrainConfig,
+    layout: Layout,
+    *,
+    arguments: Any,
+    base: Any,
+    tokenizer: Any,
+    rows: list[TokenRow],
+    validation: list[TokenRow],
+    store: CheckpointStore,
+    callbacks: list[TrainerCallback],
+) -> AdapterTrainer:
+    """Return the trainer of one run with a fresh adapter on `base`."""
+    from transformers import PrinterCallback
+
+    with warnings.catch_warnings():
+        # peft warns that a tied head is not adapted; the head is never adapted here.
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        trainer = AdapterTrainer(
+            store=store,
+            keep_last=config.checkpoint.keep_last,
+            model=base,
+            args=arguments,
+            processing_class=tokenizer,
+            train_dataset=_dataset(rows),
+            eval_dataset=_dataset(validation) if validation else None,
+            peft_config=adapter_config(config.lora),
+            callbacks=callbacks,
+        )
+    trainer.remove_callback(PrinterCallback)
+    _keep_full_precision(trainer, layout)
+    return trainer
+
+
+def _keep_full_precision(trainer: AdapterTrainer, layout: Layout) -> None:
+    """Train the adapter in float32.
+
+    TRL casts it to bfloat16 on a quantised base (1.16, sft_trainer.py); with 8 bits of mantissa an update of
+    2e-4 on a weight of 0.1 is rounded away. The matrices still multiply in bfloat16 (autocast). DeepSpeed in bfloat16
+    keeps float32 masters of its own and wants one type for all.
+    """
+    import torch
+
+    if layout.zero_stage and trainer.args.bf16:
+        return
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+
+
+def _dataset(rows: list[TokenRow]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])

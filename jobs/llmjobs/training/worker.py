@@ -1,0 +1,288 @@
+"""One process of a training: loads, trains, leaves a finished checkpoint and an outcome.
+
+In a run of one process the job calls `work` itself; otherwise torchrun starts this module once for each.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmjobs.contracts.base import Strict
+from llmjobs.contracts.errors import BadData, Interrupted, JobError, OutOfMemory
+from llmjobs.contracts.training import TrainConfig
+from llmjobs.lake import Lake
+from llmjobs.logs import configure_logging
+from llmjobs.training.checkpoints import CheckpointStore
+from llmjobs.training.rows import read_split
+from llmjobs.training.sharding import Layout, layout_for, usable_cores, visible_gpus
+from llmjobs.training.stopping import INTERRUPTED, StopSignal
+from llmjobs.training.tokenisation import Tokenised, audit, tokenise
+
+logger = logging.getLogger(__name__)
+
+ASSIGNMENT = "LLMJOBS_TRAINING_ASSIGNMENT"
+"""Path of the JSON file that tells torchrun's processes what to do."""
+
+OUTCOME = "outcome.json"
+CHECKPOINTS = "checkpoints"
+CURVES = "metrics.jsonl"
+
+
+class Assignment(Strict):
+    """What one run of the worker does.
+
+    Attributes:
+        config: The recipe, dataset version filled in.
+        model_path: Folder of the resolved base.
+        folder: Working folder, for this adapter version alone.
+        adapter_version: For names and tags.
+    """
+
+    config: TrainConfig
+    model_path: str
+    folder: str
+    adapter_version: str
+
+
+class Outcome(Strict):
+    """What the first process hands to the job, beside the finished checkpoint.
+
+    Attributes:
+        trainable_tokens: Tokens with a loss in the train split.
+    """
+
+    train_rows: int
+    over_long: dict[str, int]
+    tokens: int
+    trainable_tokens: int
+    resumed_from_step: int
+    mlflow_run_id: str
+    mlflow_run_url: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Rank:
+    """Which process this is."""
+
+    index: int
+    local: int
+
+    @classmethod
+    def from_environment(cls) -> _Rank:
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def layout_here(config: TrainConfig) -> Layout:
+    """Return the layout of a run on this machine."""
+    return layout_for(config, gpus=visible_gpus(), cores=usable_cores())
+
+
+def work(assignment: Assignment, stop: StopSignal) -> None:
+    """Train until the last checkpoint is there; write the outcome on the first process.
+
+    Raises:
+        Interrupted: A signal came; a checkpoint was left.
+        Diverged: The loss is no number.
+        BadData: The rows cannot be trained on.
+        OutOfMemory: Of the GPU.
+    """
+    config, rank = assignment.config, _Rank.from_environment()
+    layout = layout_here(config)
+    device = _prepare_process(layout, rank)
+    import torch
+
+    from llmjobs.training.base_model import load_base, load_tokenizer
+    from llmjobs.training.trainer import build_trainer, training_arguments
+
+    folder = Path(assignment.folder)
+    store = CheckpointStore(folder / CHECKPOINTS, layout.checkpoint_layout())
+    # Before the model: under ZeRO-3 transformers looks at the arguments when it loads.
+    arguments = training_arguments(config, layout, folder / "scratch")
+    tokenizer = load_tokenizer(assignment.model_path)
+    lake = Lake.from_environment()
+    train = _load(config, tokenizer, lake, "train")
+    validating = config.evaluate.validate_every_steps > 0
+    validation = _load(config, tokenizer, lake, "validation").rows if validating else []
+    checkpoint = store.newest_valid()
+    step = checkpoint.step if checkpoint else 0
+    if checkpoint and rank.index == 0:
+        logger.info("going on from the checkpoint of step %d of %d", step, checkpoint.total_steps)
+    reporter = _Reporter(assignment, folder, after_step=step) if rank.index == 0 else None
+    if checkpoint and checkpoint.finished:
+        return reporter.finish(train, resumed_from_step=step) if reporter else None
+    try:
+        base = load_base(assignment.model_path, config.model, config.quantisation, device=device)
+        trainer = build_trainer(
+            config, layout,
+            arguments=arguments, base=base, tokenizer=tokenizer, rows=train.rows, validation=validation, store=store,
+            callbacks=_callbacks(stop, reporter),
+        )  # fmt: skip
+        with stop.deferred():
+            if not stop.requested:
+                trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        if trainer.state.global_step < trainer.state.max_steps or not trainer.state.max_steps:
+            raise Interrupted(INTERRUPTED)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(_memory_advice(config, layout)) from error
+    except BaseException as error:
+        if reporter:
+            reporter.close("KILLED" if isinstance(error, Interrupted) else "FAILED")
+        raise
+    return reporter.finish(train, resumed_from_step=step) if reporter else None
+
+
+def _prepare_process(layout: Layout, rank: _Rank) -> str | None:
+    """Fix threads, determinism and device of this process; return where the base is loaded to."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not layout.on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    torch.set_num_threads(layout.threads)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    logger.info("%s, %d of %d processes, %d threads", layout.strategy, rank.index + 1, layout.batching.processes,
+                layout.threads)  # fmt: skip
+    if not layout.on_gpu:
+        return None if layout.zero_stage == 3 else "cpu"
+    torch.cuda.set_device(rank.local)
+    return None if layout.zero_stage == 3 else f"cuda:{rank.local}"
+
+
+def _load(config: TrainConfig, tokenizer: Any, lake: Lake, split: str) -> Tokenised:
+    """Read and tokenise one split; every row is accounted for in the log.
+
+    Raises:
+        BadData: No row is left, or too many are over-long for what the config allows.
+    """
+    rows = read_split(lake, config.dataset, config.dataset_version, split)
+    tokenised = tokenise(rows, tokenizer, max_length_tokens=config.data.max_length_tokens)
+    check_overflow(config, tokenised, split)
+    audit(tokenised, rows, tokenizer)
+    logger.info(
+        "%s: %d rows, %d over-long rows left out, %d tokens, %d of them answers",
+        split, len(tokenised.rows), len(tokenised.over_long), tokenised.tokens, tokenised.trainable_tokens,
+    )  # fmt: skip
+    return tokenised
+
+
+def check_overflow(config: TrainConfig, tokenised: Tokenised, split: str) -> None:
+    """Refuse what the config does not allow to be left out.
+
+    Raises:
+        BadData: With the counts, and what to change.
+    """
+    count = len(tokenised.over_long)
+    total = count + len(tokenised.rows)
+    limit, longest = config.data.max_length_tokens, max(tokenised.over_long.values(), default=0)
+    share = count / total if total else 0.0
+    if count and config.data.on_overflow == "refuse":
+        raise BadData(
+            f"dataset {config.dataset}, {split}: {count} of {total} rows are longer than data.max_length_tokens "
+            f"({limit}), the longest has {longest}; raise it, or set data.on_overflow to drop"
+        )
+    if share > config.data.max_dropped_share:
+        raise BadData(
+            f"dataset {config.dataset}, {split}: {count} of {total} rows ({share:.1%}) are longer than "
+            f"data.max_length_tokens ({limit}), more than data.max_dropped_share ({config.data.max_dropped_share:.1%}) "
+            f"allows; the longest has {longest}"
+        )
+    if not tokenised.rows:
+        raise BadData(f"dataset {config.dataset}, version {config.dataset_version}: the {split} split has no rows")
+
+
+def _memory_advice(config: TrainConfig, layout: Layout) -> str:
+    return (
+        f"the GPU's memory ran out with micro batches of {layout.batching.micro_batch_size} rows of up to "
+        f"{config.data.max_length_tokens} tokens: lower train.micro_batch_size (the global batch stays "
+        f"{config.train.global_batch_size}), or set train.activation_checkpointing"
+    )
+
+
+def _callbacks(stop: StopSignal, reporter: _Reporter | None) -> list[Any]:
+    from llmjobs.training.callbacks import Progress, RefuseNaN, StopAtStep
+
+    shown = [Progress(reporter.curves, reporter.tracking)] if reporter else []
+    return [RefuseNaN(), *shown, StopAtStep(stop)]
+
+
+class _Reporter:
+    """What only the first process keeps: curves, MLflow, the outcome."""
+
+    def __init__(self, assignment: Assignment, folder: Path, *, after_step: int) -> None:
+        from llmjobs.training.curves import Curves
+        from llmjobs.training.tracking import Tracking
+
+        config = assignment.config
+        self._folder = folder
+        self.curves = Curves(folder / CURVES, after_step=after_step)
+        recipe = config.recipe()
+        self.tracking = Tracking(
+            folder,
+            experiment=f"nightshift/{config.name}",
+            run_name=assignment.adapter_version,
+            params={
+                "adapter_version": assignment.adapter_version,
+                "dataset": config.dataset,
+                "dataset_version": config.dataset_version,
+                "base_model": config.model.name,
+                **{f"{part}.{key}": value for part in ("lora", "train") for key, value in recipe[part].items()},
+            },
+        )
+
+    def close(self, status: str) -> None:
+        self.tracking.close(status)
+
+    def finish(self, train: Tokenised, *, resumed_from_step: int) -> None:
+        self.tracking.close("FINISHED")
+        outcome = Outcome(
+            train_rows=len(train.rows),
+            over_long=train.over_long,
+            tokens=train.tokens,
+            trainable_tokens=train.trainable_tokens,
+            resumed_from_step=resumed_from_step,
+            mlflow_run_id=self.tracking.run_id,
+            mlflow_run_url=self.tracking.url,
+            notes=[self.tracking.note] if self.tracking.note else [],
+        )
+        temporary = self._folder / f"{OUTCOME}.tmp"
+        temporary.write_text(outcome.model_dump_json(indent=1), encoding="utf-8")
+        temporary.replace(self._folder / OUTCOME)
+
+
+def failure_file(folder: Path, rank: int) -> Path:
+    """Return where a process of a distributed run leaves its reason."""
+    return folder / f"failure-{rank}.json"
+
+
+def main() -> int:
+    """Be one of torchrun's processes; torchrun flattens exit codes, so the reason is left in a file."""
+    stop = StopSignal()
+    stop.install()
+    configure_logging()
+    assignment = Assignment.model_validate_json(Path(os.environ[ASSIGNMENT]).read_text(encoding="utf-8"))
+    rank = _Rank.from_environment()
+    if rank.index:
+        logging.getLogger().setLevel(logging.WARNING)
+    try:
+        work(assignment, stop)
+    except JobError as error:
+        reason = {"exit_code": int(error.exit_code), "sentence": str(error)}
+        failure_file(Path(assignment.folder), rank.index).write_text(json.dumps(reason), encoding="utf-8")
+        return int(error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
