@@ -1,4 +1,4 @@
-"""Airflow's folder for this test run, a cluster on loopback, and one run of the sample DAGs on it."""
+"""A cluster on loopback, and one run of the sample DAGs on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,10 +17,6 @@ from typing import Any
 import pytest
 
 from llmjobs.contracts import environment
-
-# Airflow writes its config into AIRFLOW_HOME on its first import: never into the user's.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="nightshift-test-airflow-"))
-os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -107,12 +102,12 @@ def phases(kubeconfig: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Run the sample DAGs once, with an Airflow of their own: its imports are what costs."""
-    folder = tmp_path_factory.mktemp("runs")
-    environ = {
+def airflow_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment of an Airflow of our own: SQLite, the sample DAGs, no plugins."""
+    folder = tmp_path_factory.mktemp("airflow")
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "LLMJOBS"))},
-        "AIRFLOW_HOME": str(folder / "airflow"),
+        "AIRFLOW_HOME": str(folder),
         "NIGHTSHIFT_HOME": str(folder / "home"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(folder / "no-plugins"),
@@ -120,6 +115,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         "PYTHONPATH": path_of_jobs(),
         environment.LAKE_URL: "file:///lake-of-the-environment",
     }
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, airflow_environment: dict[str, str]) -> Runs:
+    """Run the sample DAGs once, all in one process: the imports are what costs."""
+    folder, environ = tmp_path_factory.mktemp("runs"), airflow_environment
     (folder / "cluster").mkdir()
     run = subprocess.run
     run([sys.executable, "-m", "airflow", "db", "migrate"], env=environ, check=True, capture_output=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from kubernetes.client import models as k8s
 
 from llmjobs.contracts.base import JobConfig
 from nightshift.operators.job import JobOperator
+from nightshift.pod_preview import pod_of, task_of
 
 KUBERNETES = ("1.33", "1.36")
 
@@ -147,18 +150,17 @@ def test_rendering_twice_gives_the_same_variables() -> None:
     assert [one.name for one in first.spec.containers[0].env] == [one.name for one in second.spec.containers[0].env]
 
 
-def test_a_pod_can_be_looked_at_without_a_cluster(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from nightshift import pod_preview
-
+def test_a_pod_can_be_looked_at_without_a_cluster(airflow_environment: dict[str, str]) -> None:
     source = Path(__file__).with_name("dags") / "preview.py"
-    assert pod_preview.main([str(source), "preview", "train"]) == 0
-    pod = yaml.safe_load(capfd.readouterr().out)
+    command = [sys.executable, "-m", "nightshift.pod_preview", str(source), "preview", "train"]
+    done = subprocess.run(command, env=airflow_environment, check=True, capture_output=True, text=True)
+    pod = yaml.safe_load(done.stdout)
     kubernetes_validate.validate(pod, KUBERNETES[-1], strict=True)
-    assert pod["metadata"]["labels"]["airflow_version"]
-    assert pod_preview.main([str(source), "preview", "mapped"]) == 0
-    assert base(yaml.safe_load(capfd.readouterr().out))["command"][-1] == "llmjobs.embeddings.embed"
+    assert base(pod)["command"][-1] == "llmjobs.training.train"
+    mapped = pod_of(task_of(str(source), "preview", "mapped"))
+    assert base(mapped)["command"][-1] == "llmjobs.embeddings.embed"
     with pytest.raises(SystemExit, match="no task 'nothing'; it has: mapped, train"):
-        pod_preview.main([str(source), "preview", "nothing"])
+        task_of(str(source), "preview", "nothing")
 
 
 def test_resources_are_kubernetes_objects_so_that_airflow_can_template_them() -> None:

@@ -56,7 +56,9 @@ class JobOperator(KubernetesPodOperator):
         **kwargs: Anything that `KubernetesPodOperator` takes; it wins over what we would have chosen.
     """
 
-    template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "overrides")
+    # `config` is there to be seen: on the page of a task, and in the DAG's version. Jinja renders text and
+    # containers, and leaves a pydantic model as it is.
+    template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "config", "overrides")
     template_fields_renderers = {**KubernetesPodOperator.template_fields_renderers, "overrides": "json"}  # noqa: RUF012  as in the base class
     ui_color = "#dfe7fd"
     operator_extra_links = LINKS
