@@ -13,6 +13,7 @@ was made from, so that a second call takes a moment.
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import os
 import shutil
@@ -192,14 +193,15 @@ def uv_environment() -> dict[str, str]:
 
 
 def pip_option(name: str) -> str:
-    """Return one option of pip: from the environment, else from its configuration, else nothing."""
-    named = os.environ.get("PIP_" + name.upper().replace("-", "_"))
-    if named:
-        return named
-    for scope in ("global", "install"):
-        done = run([str(PYTHON), "-m", "pip", "config", "get", f"{scope}.{name}"], quiet=True)
-        if done.returncode == 0 and done.stdout.strip():
-            return done.stdout.strip()
+    """Return one option of pip: from the environment, else from its configuration, else nothing.
+
+    ``pip config list`` and not ``get``: ``get`` does not read the file that ``PIP_CONFIG_FILE`` names (pip 23.2).
+    """
+    listed = run([str(PYTHON), "-m", "pip", "config", "list"], quiet=True).stdout.splitlines()
+    values = dict(line.split("=", 1) for line in listed if "=" in line)
+    for scope in (":env:", "install", "global"):
+        if f"{scope}.{name}" in values:
+            return str(ast.literal_eval(values[f"{scope}.{name}"]))
     return ""
 
 
