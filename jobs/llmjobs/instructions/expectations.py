@@ -8,6 +8,7 @@ record.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from dataclasses import dataclass
@@ -126,4 +127,6 @@ def _great_expectations() -> Any:
         # Its import of `sre_constants` warns (GX 1.24.1 on Python 3.11).
         warnings.filterwarnings("ignore", message="module 'sre_.*' is deprecated", category=DeprecationWarning)
         import great_expectations as gx
+    # The import sets the level back (GX 1.24.1); at INFO it speaks about its own temporary folders.
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     return gx

@@ -23,6 +23,14 @@ _REPLACED_BYTE = re.compile(r"\\x[0-9a-f]{2}")
 _MARKS = [(codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")]
 
 
+_DEEP_AT_LEAST = 500
+"""Brackets that JSON may nest before Python refuses: about 1,000 in CPython 3.11, more in later ones."""
+
+
+class _TooDeep(ValueError):
+    """JSON nested deeper than Python reads."""
+
+
 @dataclass(slots=True)
 class ReadRow:
     r"""One row as it stands in a file.
@@ -158,9 +166,13 @@ class _Reader:
 
     def _next_row(self, position: int) -> int:
         """Return where the next readable row begins; where none does, the end of the text."""
-        for match in _OBJECT_START.finditer(self.text, position):
+        while match := _OBJECT_START.search(self.text, position):
+            position = match.start() + 1
             try:
                 value, end, _ = self._value_at(match.start())
+            except _TooDeep:
+                position += _DEEP_AT_LEAST  # so many brackets open here; a row that begins among them is inside
+                continue
             except ValueError:
                 continue
             follows = self.skip(_SKIP, end)
@@ -178,7 +190,7 @@ class _Reader:
         try:
             value, end = self._decoder.raw_decode(self.text, position)
         except RecursionError:
-            raise ValueError("nested too deeply") from None
+            raise _TooDeep("nested too deeply") from None
         return value, end, tuple(dict.fromkeys(self._repeated))
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
