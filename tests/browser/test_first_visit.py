@@ -1,0 +1,67 @@
+"""What an operator does first: log in, open a DAG, start it with its form, see it succeed, read the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import unquote
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from embedded.api import segment
+from tests.fixtures.runs import Runs
+from tests.fixtures.stack import RunningStack
+
+pytestmark = [pytest.mark.stack, pytest.mark.browser]
+
+DAG = "prepare_instructions_tickets"
+RUN_MS = 300_000
+
+
+def test_without_login_there_is_nothing_to_see(stranger: Page) -> None:
+    stranger.goto(f"/dags/{DAG}")
+    expect(stranger.get_by_role("button", name="Sign in")).to_be_visible()
+    answer = stranger.goto("/nightshift/reports/")
+    assert answer is not None
+    assert answer.status == 401
+
+
+@pytest.fixture
+def started(page: Page, shoot: Callable[[str], None]) -> str:
+    """The id of a run that was started with the form, its share of allowed quarantine raised."""
+    page.goto("/dags")
+    page.get_by_role("link", name="Prepare instructions: tickets").first.click()
+    page.wait_for_url(f"**/dags/{DAG}**")
+    shoot("dag")
+    page.get_by_role("button", name="Trigger").click()
+    form = page.get_by_role("dialog")
+    for section in ("Run", "Contract"):
+        form.get_by_role("button", name=section, exact=True).click()
+    share = form.get_by_role("group").filter(has_text="Largest quarantined share").get_by_role("spinbutton")
+    expect(share).to_be_visible()
+    share.fill("0.9")
+    share.press("Tab")
+    shoot("trigger form")
+    form.get_by_role("button", name="Trigger", exact=True).click()
+    page.wait_for_url(re.compile(r"/runs/[^/]+"))
+    found = re.search(r"/runs/([^/?]+)", page.url)
+    assert found
+    return unquote(found[1])
+
+
+def test_a_run_is_started_with_the_form_and_seen_to_succeed(
+    page: Page, started: str, runs: Runs, stack: RunningStack, shoot: Callable[[str], None]
+) -> None:
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=RUN_MS)
+    assert runs.finish(DAG, started) == "success"
+    shoot("run")
+    assert runs.get(DAG, started)["conf"]["contract.budgets.max_quarantined_share"] == 0.9
+
+    page.goto(f"/dags/{DAG}/runs/{segment(started)}/tasks/prepare/details")
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Report", exact=True).click()
+    report = opened.value
+    report.wait_for_load_state()
+    assert "/nightshift/reports/audits/tickets/versions/" in report.url
+    expect(report.locator("body")).to_contain_text("tickets")
