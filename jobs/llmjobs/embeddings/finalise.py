@@ -78,7 +78,7 @@ def finalise(connection: Connection, config: FinaliseConfig) -> RefreshResult:
             "tasks, which go on where they were"
         )
     changed_vectors = counts["chunks_added"] + counts["chunks_changed"] + counts["chunks_deleted"]
-    must_look = bool(changed_vectors) or target.state == "building"
+    must_look = bool(changed_vectors) or target.state == "building" or not target.vectors_at_build
     vector_index = _keep_vector_index_alone(connection, target, counts) if must_look else "kept"
     with connection.transaction():
         lock_index(connection, config.name)

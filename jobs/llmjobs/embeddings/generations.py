@@ -23,6 +23,8 @@ class Generation:
     Attributes:
         state: ``building``, ``active`` (it answers) or ``retired``.
         model_settings: What `llmjobs.contracts.embeddings.EmbedderConfig` is built from again.
+        fingerprint: Of the model and of the chunker, one after the other.
+        vectors_at_build: How many vectors there were when the HNSW index was built; None where there is none.
     """
 
     generation_id: int
@@ -32,6 +34,7 @@ class Generation:
     dimensions: int
     model_settings: dict[str, Any]
     fingerprint: str
+    vectors_at_build: int | None
 
     @property
     def table(self) -> sql.Identifier:
@@ -45,7 +48,8 @@ class Generation:
 
 
 _SELECT = """
-    select generation_id, index_id, model_id, state, dimensions, settings, fingerprint || chunker_fingerprint
+    select generation_id, index_id, model_id, state, dimensions, settings, fingerprint || chunker_fingerprint,
+        vectors_at_build
     from generation join embedding_model using (model_id) join search_index using (index_id)
 """
 

@@ -12,23 +12,23 @@ from llmjobs.database.connection import Connection, connect  # noqa: E402
 from llmjobs.lake import Lake  # noqa: E402
 from tests.jobs.embeddings.night import CountingModel, Night  # noqa: E402
 
+CONFIG = RefreshConfig.model_validate(
+    {
+        "name": "notes",
+        "source": {"url": "documents/notes"},
+        "chunks": {"max_tokens": 32},
+        "shards": {"documents_per_shard": 4, "most": 3},
+    }
+)
+
 
 @pytest.fixture
 def night(tmp_path: Path, postgres_url: str) -> Night:
-    config = RefreshConfig.model_validate(
-        {
-            "name": "notes",
-            "source": {"url": "documents/notes"},
-            "chunks": {"max_tokens": 32},
-            "shards": {"documents_per_shard": 4, "most": 3},
-        }
-    )
-    folder = tmp_path / "lake" / "documents" / "notes"
-    folder.mkdir(parents=True)
-    return Night(Lake(f"file://{tmp_path}/lake"), folder, postgres_url, CountingModel(), config)
+    """An empty folder of documents and an empty database."""
+    return Night(Lake(f"file://{tmp_path}"), tmp_path / "documents" / "notes", postgres_url, CountingModel(), CONFIG)
 
 
 @pytest.fixture
-def connection(postgres_url: str) -> Iterator[Connection]:
-    with connect(postgres_url) as connection:
+def connection(night: Night) -> Iterator[Connection]:
+    with connect(night.url) as connection:
         yield connection

@@ -73,6 +73,12 @@ class Night:
     model: CountingModel
     config: RefreshConfig
 
+    def beside(self, name: str) -> Night:
+        """Return an index of another name, with a folder of its own, in the same database."""
+        folder = self.folder.with_name(name)
+        values = self.config.model_dump() | {"name": name, "source": {"url": f"documents/{name}"}}
+        return Night(self.lake, folder, self.url, CountingModel(), RefreshConfig.model_validate(values))
+
     def write(self, **documents: str) -> None:
         for name, text in documents.items():
             path = self.folder / f"{name}.md"
@@ -103,7 +109,8 @@ class Night:
 
 def check_sound(connection: Connection, night: Night) -> None:
     """No duplicate, no orphan, nothing missing, all as the folder says: holds after every finished run."""
-    generations = connection.execute("select generation_id, state from generation").fetchall()
+    query = "select generation_id, state from generation join search_index using (index_id) where name = %s"
+    generations = connection.execute(query, [night.config.name]).fetchall()
     active = [generation_id for generation_id, state in generations if state == "active"]
     assert len(active) == 1
     _check_documents(connection, night, active[0])
