@@ -7,7 +7,7 @@
     BadConfig          exit 78, an image or Secret that cannot be named       fails, never retried
     Interrupted        exit 75                                                resumes in the same try, bounded;
                                                                               after that an ordinary retry
-    OutOfMemory        exit 77, OOMKilled, SIGKILL with evidence              ordinary retry, with advice
+    OutOfMemory        exit 77, OOMKilled, SIGKILL with evidence              fails with advice, never retried
     Preempted          SIGKILL or SIGTERM without evidence, DisruptionTarget,  ordinary retry
                        Evicted, a pod that is gone
     CapacityTimeout    a pod that no node took in time                        ordinary retry
@@ -68,8 +68,10 @@ class Interrupted(JobFailed):
     action = Action.RESUME
 
 
-class OutOfMemory(JobFailed):
-    """Memory of the machine, the container or the GPU ran out."""
+class OutOfMemory(JobFailed, AirflowFailException):
+    """Memory of the machine, the container or the GPU ran out. The same job would end the same way again."""
+
+    action = Action.FAIL
 
 
 class Preempted(JobFailed):

@@ -10,7 +10,7 @@ A pod's annotations play the faults of a cluster:
     fake/unschedulable: <message>      no node takes it
     fake/waiting: <reason>             its container never starts: ErrImagePull, ...
     fake/oom: "1"                      a SIGKILL of its process counts as OOMKilled
-    fake/evicted: <seconds>            the node is drained after that time, with SIGTERM for the process
+    fake/evicted: <text>               the node is drained once the log says this, with SIGTERM for the process
 """
 
 from __future__ import annotations
@@ -131,12 +131,15 @@ class FakeKubernetes(kmock.KubernetesEmulator):
         )
         running.base_state = {"running": {"startedAt": now()}}
         await self.show(namespace, name, "Running")
-        if "fake/evicted" in notes:
-            self.keep(self.evict(running, float(notes["fake/evicted"])))
         assert running.process.stdout is not None
-        async for line in running.process.stdout:
-            running.log.append((datetime.now(UTC), line.decode(errors="replace").rstrip("\n")))
+        async for raw in running.process.stdout:
+            line = raw.decode(errors="replace").rstrip("\n")
+            running.log.append((datetime.now(UTC), line))
             running.changed.set()
+            if notes.get("fake/evicted", "\n") in line:
+                drained = {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
+                running.conditions.append({"type": "DisruptionTarget", "status": "True", **drained})
+                running.signal(signal.SIGTERM)
         code = await running.process.wait()
         reason = "Completed" if code == 0 else "Error"
         if code == -signal.SIGKILL and "fake/oom" in notes:
@@ -152,12 +155,6 @@ class FakeKubernetes(kmock.KubernetesEmulator):
         }
         running.changed.set()
         await self.settle(namespace, name)
-
-    async def evict(self, running: Running, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        drained = {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
-        running.conditions.append({"type": "DisruptionTarget", "status": "True", **drained})
-        running.signal(signal.SIGTERM)
 
     async def settle(self, namespace: str, name: str) -> None:
         """A pod ends when all of its containers have; its phase is the worst of theirs."""

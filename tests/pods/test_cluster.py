@@ -90,7 +90,7 @@ def test_the_deferred_task_really_waited_in_the_trigger(runs: Any) -> None:
         ("bad_image", "BadConfig", "InvalidImageName"),
         ("oom_killed", "OutOfMemory", "OOMKilled.*memory_gib"),
         ("evicted", "Interrupted", "^asked to stop, checkpoint written$"),
-        ("evicted_at_once", "Preempted", "EvictionByEvictionAPI"),
+        ("evicted_without_handler", "Preempted", "EvictionByEvictionAPI"),
     ],
 )
 def test_what_a_cluster_does_to_a_pod_has_a_name(runs: Any, task: str, error: str, text: str) -> None:

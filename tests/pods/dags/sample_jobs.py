@@ -69,7 +69,7 @@ with DAG("jobs", schedule=None, params={"section.rate": 0.5, "other.task": 1}) a
         job("bad_data_deferred", "refuse", fields={"code": 65}, deferrable=True, **once),
         job("bad_config", "refuse", fields={"code": 78}),
         job("bad_override", overrides={"section.rat": 1}, **once),
-        job("out_of_memory", "refuse", fields={"code": 77}),
+        job("out_of_memory", "refuse", fields={"code": 77}, **once),
         job("unknown", "refuse", fields={"code": 3}, **once),
         job("killed", "die", fields={"code": 9}),
         job("resumed", "resume", fields={"times": 3}),
@@ -86,6 +86,6 @@ with DAG("faults", schedule=None) as faults:
         job("no_image", annotations={"fake/waiting": "ErrImagePull"}),
         job("bad_image", annotations={"fake/waiting": "InvalidImageName"}),
         job("oom_killed", "die", fields={"code": 9}, annotations={"fake/oom": "1"}),
-        job("evicted", "wait", annotations={"fake/evicted": "2"}, relaunches=0),
-        job("evicted_at_once", "die", fields={"code": 15}, annotations={"fake/evicted": "0"}),
+        job("evicted", "wait", annotations={"fake/evicted": "waiting for SIGTERM"}, relaunches=0),
+        job("evicted_without_handler", "sleep", annotations={"fake/evicted": "sleeping"}),
     ] >> collect()  # fmt: skip
