@@ -127,6 +127,6 @@ def _great_expectations() -> Any:
         # Its import of `sre_constants` warns (GX 1.24.1 on Python 3.11).
         warnings.filterwarnings("ignore", message="module 'sre_.*' is deprecated", category=DeprecationWarning)
         import great_expectations as gx
-    # The import sets the level back (GX 1.24.1); at INFO it speaks about its own temporary folders.
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    # This module sets its own logger to INFO (GX 1.24.1), to speak about its temporary folders.
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     return gx
