@@ -6,14 +6,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback  # noqa: TID253  (only the training processes import this module)
+import torch  # noqa: TID253  (only the training processes import this module)
+from transformers import Trainer, TrainerCallback  # noqa: TID253
 from trl import SFTConfig, SFTTrainer  # noqa: TID253
 
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.training.base_model import adapter_config
 from llmjobs.training.checkpoints import CheckpointStore
 from llmjobs.training.sharding import Layout, deepspeed_settings
-from llmjobs.training.tokenisation import TokenRow
+from llmjobs.training.tokenisation import IGNORED, TokenRow
 
 
 def training_arguments(config: TrainConfig, layout: Layout, scratch: Path) -> Any:
@@ -80,6 +81,37 @@ class AdapterTrainer(SFTTrainer):
         self._keep_last = keep_last
         self._saving = False
 
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of one micro batch, normalised over the global batch's answer tokens.
+
+        On a GPU this is TRL's fused head. On a CPU its tiles are eager tensor operations that cost as much as
+        the rest of the step (TRL 1.16, kernels/chunked_logprob.py), so there the model's own loss is taken, over the
+        columns of the batch that hold an answer. Both are the same number (tests/jobs/training).
+        """
+        if return_outputs or inputs["input_ids"].device.type != "cpu":
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets, columns = answer_columns(inputs["labels"])
+        narrow = {**inputs, "labels": targets, "shift_labels": targets, "logits_to_keep": columns, "use_cache": False}
+        loss, outputs = Trainer.compute_loss(
+            self, model, narrow, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        self._count(inputs, targets, outputs.logits)
+        return loss
+
+    def _count(self, inputs: dict[str, Any], targets: Any, logits: Any) -> None:
+        """Keep what TRL's own loss would keep for the log: tokens so far, and how many answers were the likeliest."""
+        answers = targets != IGNORED
+        right = (logits.detach().argmax(-1) == targets) & answers
+        counts = torch.stack([right.sum(), answers.sum(), inputs["attention_mask"].sum()])
+        correct, total, tokens = self.accelerator.gather(counts[None]).sum(0).tolist()
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["mean_token_accuracy"].append(correct / max(total, 1))
+        if mode == "train":
+            self._total_train_tokens += tokens
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._store.saving) if self._saving else str(super()._get_output_dir(trial))
 
@@ -109,6 +141,20 @@ class AdapterTrainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: ours is made once, from the manifest."""
+
+
+def answer_columns(labels: Any) -> tuple[Any, Any]:
+    """Return what each position of a batch has to predict, for the columns where any row predicts anything.
+
+    Args:
+        labels: ``(batch, tokens)``, `IGNORED` where there is no loss.
+
+    Returns:
+        Targets ``(batch, columns)``: the label of the token after; and the columns' positions ``(columns,)``.
+    """
+    following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    columns = (following != IGNORED).any(0).nonzero().flatten()
+    return following[:, columns], columns
 
 
 def build_trainer(
@@ -152,8 +198,6 @@ def _keep_full_precision(trainer: AdapterTrainer, layout: Layout) -> None:
     2e-4 on a weight of 0.1 is rounded away. The matrices still multiply in bfloat16 (autocast). DeepSpeed in bfloat16
     keeps float32 masters of its own and wants one type for all.
     """
-    import torch
-
     if layout.zero_stage and trainer.args.bf16:
         return
     for parameter in trainer.model.parameters():
