@@ -332,13 +332,16 @@ def test_a_former_job_that_does_not_end_is_killed(
     until(lambda: is_gone(pid))
 
 
-def test_another_process_with_the_recorded_pid_is_left_alone(sample: Sample, home: Path) -> None:
-    stranger = subprocess.Popen(["sleep", "600"])
+def test_another_process_with_the_recorded_pid_is_left_alone(home: Path) -> None:
+    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
         started_at = psutil.Process(stranger.pid).create_time()
-        ProcessRecord(pid=stranger.pid, started_at=started_at - 60, what="a job of yesterday").write(KEY.record)
-        assert runner().run(sample("succeed"), relaunches=0)["starts"] == 1
+        of_yesterday = ProcessRecord(pid=stranger.pid, started_at=started_at - 60, what="a job of yesterday")
+        assert not of_yesterday.ask_to_end()
+        of_yesterday.kill()
         assert stranger.poll() is None
+        assert ProcessRecord(pid=stranger.pid, started_at=started_at, what="this one").ask_to_end()
+        assert stranger.wait(timeout=20) == -signal.SIGTERM
     finally:
         stranger.kill()
         stranger.wait()
