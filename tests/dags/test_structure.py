@@ -28,7 +28,7 @@ def outlets(dag: DAG) -> dict[str, list[Asset]]:
 def assets_in(schedule: Any) -> set[str]:
     """Return the URIs of the assets that start a DAG, alone or beside a cron expression."""
     condition = getattr(schedule, "asset_condition", schedule)
-    return {asset.uri for _, asset in condition.iter_assets()}
+    return {asset.uri for asset in condition.objects}
 
 
 def modules(dag: DAG) -> list[str]:

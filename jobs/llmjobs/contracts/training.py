@@ -245,6 +245,11 @@ class TrainConfig(JobConfig):
         """Return the version of the evaluation of an adapter against a champion (empty: none) on a dataset's test."""
         return digest([EVALUATION_SCHEMA, adapter_version, champion_version, dataset_version])[:16]
 
+    def decision_version(self, evaluation_version: str) -> str:
+        """Return the version of the decision about an evaluation under this config's rules."""
+        rules = self.evaluate.model_dump(mode="json", include={"metric", "min_gain", "min_rows"})
+        return digest([evaluation_version, rules])[:16]
+
 
 class Batching(Strict):
     """A global batch cut into what each process does: ``processes * micro_batch_size * accumulation`` rows."""

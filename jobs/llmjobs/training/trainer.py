@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer  # noqa: TID253
 
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.training.base_model import adapter_config
+from llmjobs.training.batches import answer_columns
 from llmjobs.training.checkpoints import CheckpointStore
 from llmjobs.training.sharding import Layout, deepspeed_settings
 from llmjobs.training.tokenisation import IGNORED, TokenRow
@@ -141,20 +142,6 @@ class AdapterTrainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: ours is made once, from the manifest."""
-
-
-def answer_columns(labels: Any) -> tuple[Any, Any]:
-    """Return what each position of a batch has to predict, for the columns where any row predicts anything.
-
-    Args:
-        labels: ``(batch, tokens)``, `IGNORED` where there is no loss.
-
-    Returns:
-        Targets ``(batch, columns)``: the label of the token after; and the columns' positions ``(columns,)``.
-    """
-    following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    columns = (following != IGNORED).any(0).nonzero().flatten()
-    return following[:, columns], columns
 
 
 def build_trainer(
