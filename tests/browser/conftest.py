@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.fixtures.stack import RunningStack
 
@@ -73,3 +73,17 @@ def shoot(request: pytest.FixtureRequest) -> Shoot:
             page.screenshot(path=target)
 
     return save
+
+
+@pytest.fixture
+def open_form(page: Page) -> Callable[[str], Locator]:
+    """Return a function that goes to a DAG's page and opens its trigger form."""
+
+    def open_it(dag_id: str) -> Locator:
+        page.goto(f"/dags/{dag_id}")
+        button = page.get_by_test_id("trigger-dag-button")
+        expect(button).to_have_count(1)  # the list of DAGs has one for each
+        button.click()
+        return page.get_by_role("dialog")
+
+    return open_it

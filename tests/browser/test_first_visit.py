@@ -7,7 +7,7 @@ from collections.abc import Callable
 from urllib.parse import unquote
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from embedded.api import segment
 from tests.fixtures.runs import Runs
@@ -28,14 +28,12 @@ def test_without_login_there_is_nothing_to_see(stranger: Page) -> None:
 
 
 @pytest.fixture
-def started(page: Page, shoot: Callable[[str], None]) -> str:
+def started(page: Page, open_form: Callable[[str], Locator], shoot: Callable[[str], None]) -> str:
     """The id of a run that was started with the form, its share of allowed quarantine raised."""
     page.goto("/dags")
     page.get_by_role("link", name="Prepare instructions: tickets").first.click()
     page.wait_for_url(f"**/dags/{DAG}**")
-    shoot("dag")
-    page.get_by_role("button", name="Trigger").click()
-    form = page.get_by_role("dialog")
+    form = open_form(DAG)
     for section in ("Run", "Contract"):
         form.get_by_role("button", name=section, exact=True).click()
     share = form.get_by_role("group").filter(has_text="Largest quarantined share").get_by_role("spinbutton")
@@ -55,13 +53,12 @@ def test_a_run_is_started_with_the_form_and_seen_to_succeed(
 ) -> None:
     expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=RUN_MS)
     assert runs.finish(DAG, started) == "success"
+    expect(page.get_by_text("Running", exact=True)).to_have_count(0)
     shoot("run")
     assert runs.get(DAG, started)["conf"]["contract.budgets.max_quarantined_share"] == 0.9
 
     page.goto(f"/dags/{DAG}/runs/{segment(started)}/tasks/prepare/details")
-    with page.context.expect_page() as opened:
-        page.get_by_role("link", name="Report", exact=True).click()
-    report = opened.value
-    report.wait_for_load_state()
-    assert "/nightshift/reports/audits/tickets/versions/" in report.url
-    expect(report.locator("body")).to_contain_text("tickets")
+    page.get_by_role("link", name="Report", exact=True).click()
+    page.wait_for_url("**/nightshift/reports/audits/tickets/versions/**/report.html")
+    expect(page.locator("body")).to_contain_text("tickets")
+    shoot("report of the run")

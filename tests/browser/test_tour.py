@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from embedded.api import segment
 from tests.fixtures.runs import Runs
@@ -42,10 +42,8 @@ def test_graph_and_documentation_of_each_dag(page: Page, shoot: Shoot, dag_id: s
     shoot(f"docs {dag_id}")
 
 
-def test_form_of_the_training(page: Page, shoot: Shoot) -> None:
-    page.goto("/dags/train_adapter_tickets")
-    page.get_by_role("button", name="Trigger").click()
-    form = page.get_by_role("dialog")
+def test_form_of_the_training(page: Page, open_form: Callable[[str], Locator], shoot: Shoot) -> None:
+    form = open_form("train_adapter_tickets")
     form.get_by_role("button", name="Train", exact=True).click()
     expect(form.get_by_text("Learning rate")).to_be_visible()
     settle(page)
@@ -81,5 +79,6 @@ def test_the_reports_are_in_the_menu(page: Page, shoot: Shoot, runs: Runs) -> No
     expect(reports.get_by_role("heading", name="Reports")).to_be_visible()
     shoot("reports")
     reports.get_by_role("link", name="tickets").first.click()
+    expect(reports.get_by_role("heading", name="Reports", exact=True)).to_have_count(0)
     expect(reports.locator("body")).to_contain_text("tickets")
     shoot("report")

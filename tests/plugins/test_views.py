@@ -25,7 +25,8 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     (source / "quarantine.jsonl").write_text('{"line": 3}\n', encoding="utf-8")
     (source / "weights.bin").write_bytes(b"\0")
     lake = Lake(f"file://{tmp_path}/lake")
-    lake.publish(source, kind="audits", name="tickets", version="v1")
+    counts = {"rows_in": 20, "published": 17, "sentence": ""}
+    lake.publish(source, kind="audits", name="tickets", version="v1", metrics=counts)
     monkeypatch.setenv("LLMJOBS_LAKE_URL", lake.url)
     return lake
 
@@ -82,6 +83,14 @@ def test_a_viewer_reads_a_report_and_its_scripts_are_dead(lake: Lake, viewer: Te
 def test_the_list_links_to_each_report(lake: Lake, viewer: TestClient) -> None:
     page = viewer.get("/reports/")
     assert f'href="{REPORT}"' in page.text
+    assert "17 of 20 rows published" in page.text
+
+
+def test_the_list_says_why_data_was_refused(lake: Lake, viewer: TestClient, tmp_path: Path) -> None:
+    refused = {"rows_in": 20, "published": 0, "sentence": "19% of the rows <script>"}
+    lake.publish(tmp_path / "source", kind="audits", name="tickets", version="v2", metrics=refused)
+    page = viewer.get("/reports/").text
+    assert "19% of the rows &lt;script&gt;" in page
 
 
 def test_an_empty_lake_says_what_to_do(tmp_path: Path, viewer: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,12 +29,17 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ReportEntry:
-    """One line of the list of reports."""
+    """One line of the list of reports.
+
+    Attributes:
+        outcome: Why the data was refused, or how many of its rows were published.
+    """
 
     kind: str
     name: str
     version: str
     created_at: str
+    outcome: str
     path: str
 
 
@@ -85,7 +90,8 @@ class LakeFiles:
         except FileNotFoundError:
             return None  # not published, or not yet
         relative = f"{manifest.kind}/{manifest.name}/versions/{manifest.version}/{file}"
-        return ReportEntry(manifest.kind, manifest.name, manifest.version, manifest.created_at, relative)
+        outcome = _outcome(manifest.metrics)
+        return ReportEntry(manifest.kind, manifest.name, manifest.version, manifest.created_at, outcome, relative)
 
     def _inside(self, path: str) -> str:
         """Return the full path of a published file; on a local disk symbolic links must stay in the lake too."""
@@ -97,6 +103,13 @@ class LakeFiles:
         if "file" in self._fs.protocol and not os.path.realpath(full).startswith(os.path.realpath(self._root) + os.sep):
             raise FileNotFoundError(path)
         return full
+
+
+def _outcome(metrics: dict[str, Any]) -> str:
+    if metrics.get("sentence"):
+        return str(metrics["sentence"])
+    counted = "rows_in" in metrics and "published" in metrics
+    return f"{metrics['published']} of {metrics['rows_in']} rows published" if counted else ""
 
 
 def _pieces(file: Any) -> Iterator[bytes]:
