@@ -1,64 +1,77 @@
-"""One YAML file, one DAG: reads the configs of a DAG file and refuses wrong ones alone."""
+"""One YAML file, one DAG: reads the configs of a DAG file, and refuses the wrong ones alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
-
-from airflow.sdk import DAG
 
 from llmjobs.contracts.base import JobConfig
 from llmjobs.contracts.errors import BadConfig
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 
+CHECKER = "check_configs.py"
+"""DAG file without DAGs that turns wrong configs into an import error of its own, see `refuse_wrong_configs`."""
 
-class RefusedConfigs(DAG):
-    """Stands in for the DAGs of wrong YAML files, so that their errors reach the UI.
-
-    Airflow drops every DAG of a file whose module raises, but it validates DAGs one by one and keeps the
-    valid ones of the file (`BundleDagBag.process_file`, Airflow 3.3.2). So this DAG's validation fails with the
-    text of the errors: the file gets an import error, and the DAGs of its good configs run on.
-    """
-
-    refusal: str = ""
-
-    def validate(self) -> None:
-        """Refuse, always.
-
-        Raises:
-            BadConfig: One line for each wrong field of each wrong file.
-        """
-        raise BadConfig(self.refusal)
+logger = logging.getLogger(__name__)
 
 
 def each_config(dag_file: str, config_type: type[ConfigT]) -> Iterator[tuple[str, ConfigT]]:
     """Yield ``(name, config)`` for every ``configs/<stem of dag_file>/<name>.yaml`` beside a DAG file.
 
-    Call it once, at the top of the DAG file, and exhaust it. Wrong files yield nothing and become one DAG import
-    error together, which names file, field and fix.
+    A wrong file yields nothing and is left to `CHECKER`: an import error of the DAG file itself would stop its good
+    DAGs too (Airflow 3.3.2 marks every DAG of a file with an import error as stale, `_update_import_errors`).
 
     Args:
         dag_file: The DAG file's own ``__file__``: a versioned bundle lies elsewhere in every run.
         config_type: The job's config model.
+
+    Raises:
+        BadConfig: A config is wrong, after the last good one, and no `CHECKER` is there to say so.
     """
-    home = Path(dag_file).parent
+    home, stem = Path(dag_file).parent, Path(dag_file).stem
     errors: list[str] = []
-    for path in sorted((home / "configs" / Path(dag_file).stem).glob("*.yaml")):
-        try:
-            config = config_type.from_yaml(path)
-        except BadConfig as error:
-            errors.append(str(error).replace(f"{home}/", ""))
+    for name, config in _read(home, stem, config_type):
+        if isinstance(config, BadConfig):
+            errors.append(str(config))
         else:
-            yield path.stem, config
+            yield name, config
+    if errors and not (home / CHECKER).is_file():
+        raise BadConfig("\n".join(errors))
+    for error in errors:
+        logger.error("No DAG for a wrong config: %s", error)
+
+
+def refuse_wrong_configs(checker_file: str, config_types: Mapping[str, type[JobConfig]]) -> None:
+    """Raise when a config beside `checker_file` is wrong; Airflow then shows one import error with all of them.
+
+    Args:
+        checker_file: The checker's own ``__file__``.
+        config_types: DAG file's stem -> config model.
+
+    Raises:
+        BadConfig: One line for each wrong field of each wrong file, or a folder of configs that nobody reads.
+    """
+    home = Path(checker_file).parent
+    errors: list[str] = []
+    for folder in sorted(path for path in (home / "configs").iterdir() if path.is_dir()):
+        config_type = config_types.get(folder.name)
+        if config_type is None:
+            known = ", ".join(sorted(config_types))
+            errors.append(f"configs/{folder.name}: {Path(checker_file).name} names no config model for it ({known})")
+            continue
+        found = _read(home, folder.name, config_type)
+        errors += [str(config) for _, config in found if isinstance(config, BadConfig)]
     if errors:
-        _refuse(Path(dag_file).stem, errors)
+        raise BadConfig("\n".join(errors))
 
 
-def _refuse(stem: str, errors: list[str]) -> None:
-    """Leave a `RefusedConfigs` behind; ``with`` is what hands a DAG to the file that is being parsed."""
-    refused = RefusedConfigs(dag_id=f"{stem}__refused")
-    refused.refusal = "\n".join(errors)
-    with refused:
-        pass
+def _read(home: Path, stem: str, config_type: type[ConfigT]) -> Iterator[tuple[str, ConfigT | BadConfig]]:
+    """Yield each config, or what is wrong with it; its files are named relative to `home`."""
+    for path in sorted((home / "configs" / stem).glob("*.yaml")):
+        try:
+            yield path.stem, config_type.from_yaml(path)
+        except BadConfig as error:
+            yield path.stem, BadConfig(str(error).replace(f"{home}/", ""))

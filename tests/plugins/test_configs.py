@@ -10,41 +10,42 @@ import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 
 DAG_FILE = """
-    from __future__ import annotations
-
     from airflow.sdk import DAG
-    from llmjobs.contracts.base import JobConfig, Strict
     from nightshift.configs import each_config
-
-
-    class Train(Strict):
-        learning_rate: float = 0.1
-
-
-    class Toy(JobConfig):
-        name: str
-        train: Train = Train()
-
+    from tests.fixtures.toy_config import Toy
 
     for name, config in each_config(__file__, Toy):
         with DAG(dag_id=f"toy_{name}", schedule=None):
             pass
+"""
+CHECKER = """
+    # Airflow reads files that speak of a DAG.
+    from nightshift.configs import refuse_wrong_configs
+    from tests.fixtures.toy_config import Toy
+
+    refuse_wrong_configs(__file__, {"toy": Toy})
 """
 
 Load = Callable[[dict[str, str]], BundleDagBag]
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Load:
-    """Parse a bundle with one DAG file and the given YAML files, the way the DAG processor does."""
+def bundle(tmp_path: Path) -> Path:
+    """A bundle with one DAG file, the checker and no config yet."""
+    (tmp_path / "configs" / "toy").mkdir(parents=True)
+    (tmp_path / "toy.py").write_text(textwrap.dedent(DAG_FILE))
+    (tmp_path / "check_configs.py").write_text(textwrap.dedent(CHECKER))
+    return tmp_path
+
+
+@pytest.fixture
+def load(bundle: Path) -> Load:
+    """Return a function that writes YAML files and parses the bundle, the way the DAG processor does."""
 
     def parse(configs: dict[str, str]) -> BundleDagBag:
-        folder = tmp_path / "configs" / "toy"
-        folder.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "toy.py").write_text(textwrap.dedent(DAG_FILE))
         for name, text in configs.items():
-            (folder / name).write_text(text)
-        return BundleDagBag(bundle_path=tmp_path, bundle_name="test", dag_folder=str(tmp_path))
+            (bundle / "configs" / "toy" / name).write_text(text)
+        return BundleDagBag(bundle_path=bundle, bundle_name="test", dag_folder=str(bundle))
 
     return parse
 
@@ -66,19 +67,21 @@ def test_each_yaml_is_a_dag(load: Load) -> None:
         ("", "must hold a mapping of fields"),
     ],
 )
-def test_a_wrong_yaml_is_an_import_error_and_the_others_load(load: Load, text: str, said: str) -> None:
+def test_a_wrong_yaml_is_an_import_error_of_the_checker_and_the_others_load(load: Load, text: str, said: str) -> None:
     bag = load({"good.yaml": "name: good", "wrong.yaml": text})
     assert set(bag.dags) == {"toy_good"}
-    assert list(bag.import_errors) == ["toy.py"]
-    assert f"configs/toy/wrong.yaml: {said}" in bag.import_errors["toy.py"]
+    # Not of toy.py: Airflow would stop the good DAG too.
+    assert list(bag.import_errors) == ["check_configs.py"]
+    assert f"configs/toy/wrong.yaml: {said}" in bag.import_errors["check_configs.py"]
 
 
 def test_every_wrong_yaml_is_named_at_once(load: Load) -> None:
     bag = load({"one.yaml": "nme: x", "two.yaml": "name: 3"})
     assert not bag.dags
-    assert "one.yaml: nme: unknown field; did you mean 'name'?" in bag.import_errors["toy.py"]
-    assert "one.yaml: name: is required but absent" in bag.import_errors["toy.py"]
-    assert "two.yaml: name: Input should be a valid string" in bag.import_errors["toy.py"]
+    said = bag.import_errors["check_configs.py"]
+    assert "one.yaml: nme: unknown field; did you mean 'name'?" in said
+    assert "one.yaml: name: is required but absent" in said
+    assert "two.yaml: name: Input should be a valid string" in said
 
 
 def test_a_mended_yaml_loads_again(load: Load) -> None:
@@ -86,3 +89,15 @@ def test_a_mended_yaml_loads_again(load: Load) -> None:
     bag = load({"a.yaml": "name: a"})
     assert set(bag.dags) == {"toy_a"}
     assert not bag.import_errors
+
+
+def test_configs_that_nobody_checks_are_an_error_too(load: Load, bundle: Path) -> None:
+    (bundle / "configs" / "answer_batch").mkdir()
+    said = load({"a.yaml": "name: a"}).import_errors["check_configs.py"]
+    assert "configs/answer_batch: check_configs.py names no config model for it (toy)" in said
+
+
+def test_without_the_checker_the_dag_file_itself_fails(load: Load, bundle: Path) -> None:
+    (bundle / "check_configs.py").unlink()
+    bag = load({"good.yaml": "name: good", "wrong.yaml": "nme: x"})
+    assert "wrong.yaml: nme: unknown field" in bag.import_errors["toy.py"]
