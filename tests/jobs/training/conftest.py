@@ -1,0 +1,151 @@
+"""A model of 0.1 million parameters with a tokenizer of its own, and a lake that holds a dataset for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmjobs.contracts.base import digest
+from llmjobs.contracts.environment import LAKE_URL, MLFLOW_URL
+from llmjobs.contracts.training import TrainConfig
+from llmjobs.lake import Lake
+
+# SmolLM2's own template: no generation marks, a default system turn.
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TEAMS = ("billing", "search", "data", "training")
+TOPICS = ("invoice", "index", "export", "loss")
+
+
+def ticket(number: int) -> list[dict[str, str]]:
+    """Return one conversation of the tiny task."""
+    kind = number % 4
+    question = f"The {TOPICS[kind]} of run {number} is wrong"
+    answer = f'{{"team":"{TEAMS[kind]}","run":{number}}}'
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A byte-level BPE of 400 entries with SmolLM2's chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([text["content"] for n in range(100, 160) for text in ticket(n)], trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|im_end|>", bos_token="<|im_start|>",
+        extra_special_tokens=["[INST]", "[/INST]", "</s>"],
+    )  # fmt: skip
+    fast.chat_template = CHATML
+    return fast
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 2 layers x 64, saved like any model."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def publish_tickets(lake: Lake, folder: Path, *, train: range, test: range, long_row: bool = False) -> str:
+    """Publish a dataset version of the tiny task and make it current; return its version."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, numbers in {"train": train, "validation": range(900, 904), "test": test}.items():
+        rows = [_row(ticket(number), number) for number in numbers]
+        if long_row and split == "train":
+            words = [{"role": "user", "content": "long " * 300}, {"role": "assistant", "content": "no"}]
+            rows.append(_row(words, 10_000))
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
+    version = digest([list(train), list(test), long_row])[:16]
+    lake.publish(folder, kind="datasets", name="tickets", version=version)
+    lake.move_pointer("datasets", "tickets", "current", version)
+    return version
+
+
+def _row(messages: list[dict[str, str]], line: int) -> dict[str, Any]:
+    return {
+        "row_id": digest(messages), "group_id": digest(messages[0]), "messages": messages,
+        "source_file": "tickets.jsonl", "source_line": line,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def published() -> Any:
+    """`publish_tickets`, for tests of other files."""
+    return publish_tickets
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """An empty lake that jobs find in their environment; no MLflow."""
+    monkeypatch.setenv(LAKE_URL, f"file://{tmp_path / 'lake'}")
+    monkeypatch.delenv(MLFLOW_URL, raising=False)
+    return Lake.from_environment()
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of these tests are a CPU's, wherever they run."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Any:
+    """Return a function that makes the tiny task's config."""
+
+    def make(model: Path | str, **sections: Any) -> TrainConfig:
+        values: dict[str, Any] = {
+            "name": "tickets",
+            "dataset": "tickets",
+            "model": str(model),
+            "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+            "data": {"max_length_tokens": 128},
+            "train": {"max_steps": 12, "global_batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.01},
+            "checkpoint": {"every_steps": 4},
+            "evaluate": {"min_rows": 4},
+            "dist": {"threads": 1},
+        }
+        for name, section in sections.items():
+            values[name] = {**values[name], **section} if isinstance(section, dict) else section
+        return TrainConfig.from_mapping(values, origin="test")
+
+    return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_tokenizers() -> None:
+    """Tokenizers warn about threads when the test starts processes."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,133 @@
+"""The recipe: what it accepts, what it refuses with the numbers, and what an adapter's version depends on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmjobs.contracts.errors import BadConfig
+from llmjobs.contracts.training import TrainConfig
+from llmjobs.training.sharding import deepspeed_settings, layout_for
+
+MINIMAL: dict[str, Any] = {"name": "a", "dataset": "d", "model": "Qwen/Qwen3-8B"}
+
+
+def config(**sections: Any) -> TrainConfig:
+    return TrainConfig.from_mapping({**MINIMAL, **sections}, origin="a.yaml")
+
+
+def test_a_model_can_be_one_word() -> None:
+    assert config().model.name == "Qwen/Qwen3-8B"
+    assert config(model={"name": "Qwen/Qwen3-8B"}) == config()
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"train": {"epochs": 2, "max_steps": 10}}, r"epochs \(2\) and max_steps \(10\) clash"),
+        ({"train": {"max_steps": 5, "warmup_steps": 5}}, r"warmup_steps \(5\) must be fewer than max_steps \(5\)"),
+        (
+            {"train": {"global_batch_size": 8}, "dist": {"processes": 3}},
+            r"global_batch_size \(8\) cannot be shared evenly by 3 processes",
+        ),
+        (
+            {"train": {"global_batch_size": 12, "micro_batch_size": 4}, "dist": {"processes": 2}},
+            r"over 2 processes is 6 rows for each, which micro_batch_size \(4\) does not divide",
+        ),
+        ({"train": {"learning_rat": 1}}, "did you mean 'learning_rate'"),
+        ({"dist": {"strategy": "zero4"}}, "dist.strategy"),
+        ({"name": "../x"}, "name"),
+    ],
+)
+def test_clashes_are_refused_with_the_numbers(sections: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadConfig, match=says):
+        config(**sections)
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "micro", "processes", "accumulation", "chosen"),
+    [
+        (8, None, 1, 1, 8),
+        (16, None, 1, 2, 8),
+        (24, None, 2, 2, 6),
+        (8, 2, 2, 2, 2),
+        (7, None, 1, 1, 7),
+        (22, None, 2, 11, 1),
+    ],
+)
+def test_the_global_batch_stays_whole(
+    global_batch: int, micro: int | None, processes: int, accumulation: int, chosen: int
+) -> None:
+    batching = config(train={"global_batch_size": global_batch, "micro_batch_size": micro}).batching(processes)
+    assert (batching.accumulation, batching.micro_batch_size) == (accumulation, chosen)
+    assert batching.accumulation * batching.micro_batch_size * processes == global_batch
+
+
+def test_version_follows_what_is_learnt_and_nothing_else() -> None:
+    base = config().adapter_version("data1", "rev1")
+    same = [
+        config(owner="else", schedule="0 1 * * *"),
+        config(dist={"strategy": "zero3", "processes": 2}),
+        config(train={"micro_batch_size": 2}),
+        config(checkpoint={"every_steps": 3}),
+        config(evaluate={"metric": "loss"}),
+        config(resources={"gpus": 4}),
+    ]
+    assert {one.adapter_version("data1", "rev1") for one in same} == {base}
+    others = [
+        config().adapter_version("data2", "rev1"),
+        config().adapter_version("data1", "rev2"),
+        config(train={"seed": 8}).adapter_version("data1", "rev1"),
+        config(train={"global_batch_size": 32}).adapter_version("data1", "rev1"),
+        config(lora={"r": 8}).adapter_version("data1", "rev1"),
+        config(quantisation={"type": "none"}).adapter_version("data1", "rev1"),
+        config(model={"name": "Qwen/Qwen3-8B", "dtype": "float32"}).adapter_version("data1", "rev1"),
+        config(data={"max_length_tokens": 64}).adapter_version("data1", "rev1"),
+    ]
+    assert len({base, *others}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("dist", "gpus", "strategy", "processes"),
+    [
+        ({}, 0, "single", 1),
+        ({}, 1, "single", 1),
+        ({}, 4, "ddp", 4),
+        ({"strategy": "ddp"}, 1, "single", 1),
+        ({"strategy": "zero3"}, 2, "zero3", 2),
+        ({"strategy": "zero2"}, 0, "zero2", 1),
+        ({"processes": 2}, 0, "ddp", 2),
+    ],
+)
+def test_layout_follows_config_and_machine(dist: dict[str, Any], gpus: int, strategy: str, processes: int) -> None:
+    layout = layout_for(config(dist=dist), gpus=gpus, cores=8)
+    assert (layout.strategy, layout.batching.processes, layout.on_gpu) == (strategy, processes, gpus > 0)
+
+
+def test_more_processes_than_gpus_are_refused() -> None:
+    with pytest.raises(BadConfig, match=r"dist.processes \(4\) is more than the 2 GPUs"):
+        layout_for(config(dist={"processes": 4}), gpus=2, cores=8)
+
+
+def test_a_batch_that_the_machine_cannot_cut_is_refused() -> None:
+    with pytest.raises(BadConfig, match="cannot be shared evenly by 3 processes"):
+        layout_for(config(), gpus=3, cores=8)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_deepspeed_settings(stage: int, gpus: int) -> None:
+    layout = layout_for(config(dist={"strategy": f"zero{stage}", "processes": 2}), gpus=gpus, cores=8)
+    settings = deepspeed_settings(layout, bf16=True)
+    assert settings is not None
+    zero = settings["zero_optimization"]
+    assert zero["stage"] == stage
+    assert zero["overlap_comm"] is (gpus > 0)
+    assert zero.get("stage3_gather_16bit_weights_on_model_save", False) is (stage == 3)
+    assert settings["bf16"] == {"enabled": True}
+    assert {settings[key] for key in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")} == {"auto"}
+
+
+def test_no_deepspeed_without_zero() -> None:
+    assert deepspeed_settings(layout_for(config(), gpus=2, cores=8), bf16=True) is None
