@@ -45,7 +45,7 @@ def test_graph_and_documentation_of_each_dag(page: Page, shoot: Shoot, dag_id: s
 def test_form_of_the_training(page: Page, open_form: Callable[[str], Locator], shoot: Shoot) -> None:
     form = open_form("train_adapter_tickets")
     form.get_by_role("button", name="Train", exact=True).click()
-    expect(form.get_by_text("Learning rate")).to_be_visible()
+    expect(form.locator("label", has_text="Learning rate")).to_be_visible()
     settle(page)
     shoot("form of the training")
 
