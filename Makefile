@@ -13,7 +13,7 @@ ROOMS := dags instructions training embeddings prompts serving
 # For tests and benchmarks: ninja and the tools on the PATH, compiled operators and converted models kept in the clone.
 TESTING := PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)/jobs:$(CURDIR)/plugins:$(CURDIR)/docker/local" \
 	TORCH_EXTENSIONS_DIR="$(CURDIR)/.cache/torch_extensions" LLMJOBS_MODEL_CACHE="$(CURDIR)/.cache/models" \
-	MAX_JOBS=2 TOKENIZERS_PARALLELISM=false GX_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
+	MAX_JOBS=2 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false GX_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
 
 .PHONY: help setup up down run status ask test check lint tour faults lock bench $(ROOMS:%=bench-%)
 

@@ -4,7 +4,7 @@ Runs on any Python 3 with the standard library alone, before there is an environ
 
 * ``run``: ``.venv`` with Python 3.11, ``requirements.txt`` with dependencies, ``models.txt`` without.
 * ``test``: the same, and what tests need of the system (Chromium, a C++ compiler, Python's headers), and DeepSpeed's
-  CPU operators, compiled once into ``.cache/torch_extensions``.
+  CPU communication, compiled once into ``.cache/torch_extensions``.
 
 What is there is left alone: tools are probed, not remembered, and the environment carries a stamp of the files that it
 was made from, so that a second call takes a moment.
@@ -205,25 +205,26 @@ def pip_option(name: str) -> str:
     return ""
 
 
-# --- DeepSpeed's CPU operators
+# --- DeepSpeed's CPU communication
 
 
 def build_extensions() -> None:
-    """Compile DeepSpeed's CPU operators once; it would do so inside the first training, for minutes."""
-    operators = ("deepspeed_shm_comm", "cpu_adam")
-    if all((EXTENSIONS / name / f"{name}.so").exists() for name in operators):
+    """Compile DeepSpeed's CPU communication once; it would do so inside the first ZeRO run, for minutes.
+
+    Its other CPU operator, ``cpu_adam``, is for optimizers that are offloaded, which Nightshift never does on a CPU.
+    """
+    name = "deepspeed_shm_comm"
+    if (EXTENSIONS / name / f"{name}.so").exists():
         return
-    say("compiling DeepSpeed's CPU operators, once (a few minutes)")
+    say("compiling DeepSpeed's CPU communication, once (a minute or two)")
     EXTENSIONS.mkdir(parents=True, exist_ok=True)
-    code = (
-        "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as S, CPUAdamBuilder as A; S().load(); A().load()"
-    )
     values = {"MAX_JOBS": "2", "DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(EXTENSIONS)}
     environment = {**os.environ, **values, "PATH": f"{BINARIES}:{os.environ.get('PATH', '')}"}
+    code = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()"
     done = subprocess.run(
         [str(PYTHON), "-c", code], env=environment, check=False, capture_output=True, text=True, cwd=REPOSITORY
     )
-    must(done, "compiling DeepSpeed's CPU operators")
+    must(done, f"compiling {name}")
 
 
 # --- small things

@@ -42,6 +42,7 @@ class Night:
     home: Home
     api: Api
     say: Callable[[str], None]
+    began: float = field(default_factory=time.monotonic)
     runs: dict[str, str] = field(default_factory=dict)
 
     def drive(self) -> Figures:
@@ -111,7 +112,7 @@ class Night:
         Raises:
             NightFailed: One of them failed.
         """
-        failed = Watch(self.api, self.say).until_done(runs)
+        failed = Watch(self.api, self.say, began=self.began).until_done(runs)
         if failed:
             raise NightFailed("\n".join(self.reason(run) for run in failed))
 
@@ -133,8 +134,8 @@ class Night:
     def figures(self, answer: Answer) -> Figures:
         """Collect the figures from the tasks' results; those of the last training when this night trained nothing."""
         tonight = {dag_id: merged(self.results(dag_id, run_id)) for dag_id, run_id in self.runs.items()}
-        trained = "exact_match_base" in tonight[TRAIN] or "base" in tonight[TRAIN]
-        training = tonight[TRAIN] if trained else {**tonight[TRAIN], **self.last_training()}
+        trained = "exact_match_base" in tonight[TRAIN]
+        training = tonight[TRAIN] if trained else {**self.last_training(), "sentence": tonight[TRAIN].get("sentence")}
         return Figures(tonight[PREPARE], training, tonight[REFRESH], answer, trained=trained)
 
     def last_training(self) -> dict[str, Any]:
@@ -166,13 +167,12 @@ def drive(home: Home, started: Started) -> int:
     """Drive a night on the stack at `home`, print its table, and return the exit code."""
     night = Night(home, Api.of(home, started.ports), lambda text: print(text, flush=True))
     refuse_broken_dags(started)
-    began = time.monotonic()
     try:
         figures = night.drive()
     except NightFailed as failure:
         print(f"\nThe night stopped.\n{failure}\n")
         return 1
-    print_summary(figures, seconds=time.monotonic() - began)
+    print_summary(figures, seconds=time.monotonic() - night.began)
     return 0
 
 

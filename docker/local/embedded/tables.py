@@ -75,12 +75,13 @@ def print_training(training: dict[str, Any], *, trained: bool) -> None:
     ):
         print(f"{label:<18}{form.format(training[before]):>10}{form.format(training[after]):>12}")
     if training.get("sentence"):
-        row("  decision", str(training["sentence"]))
+        row("  decision" if trained else "  tonight", str(training["sentence"]))
 
 
 def print_index(index: dict[str, Any]) -> None:
     """Print what changed in the index."""
-    row("Index", f"{index.get('name', '?')}")
+    state = "changed" if index.get("changed") else "unchanged"
+    row("Index", f"{index.get('name', '?')}, {state}, {index.get('chunks', '?')} chunks")
     for kind in ("documents", "chunks"):
         names = {f"{kind}_{change}": change for change in ("added", "changed", "deleted", "unchanged")}
         if any(name in index for name in names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Watch:
 
     api: Api
     say: Callable[[str], None]
+    began: float = field(default_factory=time.monotonic)
     _states: dict[tuple[str, str, int], tuple[str, int]] = field(default_factory=dict)
     _said: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, float] = field(default_factory=dict)
@@ -57,12 +59,12 @@ class Watch:
         Raises:
             StackError: Nothing moved for a quarter of an hour, or the API is gone.
         """
-        began = self._moved = time.monotonic()
+        self._moved = time.monotonic()
         states: dict[str, str] = {}
         while set(states) != {run.dag_id for run in runs} or not set(states.values()) <= ENDED:
             for run in runs:
                 if states.get(run.dag_id) not in ENDED:
-                    states[run.dag_id] = self._look(run, began)
+                    states[run.dag_id] = self._look(run)
             if time.monotonic() - self._moved > STALLED_SECONDS:
                 raise StackError(
                     f"nothing moved for {STALLED_SECONDS / 60:.0f} minutes; see `make status` and the logs"
@@ -70,7 +72,7 @@ class Watch:
             time.sleep(POLL_SECONDS)
         return [run for run in runs if states[run.dag_id] == "failed"]
 
-    def _look(self, run: Followed, began: float) -> str:
+    def _look(self, run: Followed) -> str:
         """Look at one run once: print what is new, and return its state."""
         try:
             state = str(self.api.get(run.path)["state"])
@@ -78,38 +80,38 @@ class Watch:
         except Unreachable:
             return ""  # supervisor starts a lost API server again; the stall limit covers the rest
         for task in sorted(tasks, key=lambda task: str(task["start_date"])):
-            self._report(run, task, began)
+            self._report(run, task)
         if state in ENDED:
-            self._line(run.dag_id, "", f"run {state}", began)
+            self._line(run.dag_id, "", f"run {state}")
         return state
 
-    def _report(self, run: Followed, task: dict[str, Any], began: float) -> None:
+    def _report(self, run: Followed, task: dict[str, Any]) -> None:
         key = (run.dag_id, task["task_id"], task["map_index"])
         now = (str(task["state"]), int(task["try_number"]))
         if self._states.get(key) != now:
             self._states[key] = now
             self._moved = time.monotonic()
             if task["state"] not in QUIET:
-                self._line(run.dag_id, name_of(task), describe(task), began)
+                self._line(run.dag_id, name_of(task), describe(task))
         if task["state"] == "running":
-            self._progress(run, task, began)
+            self._progress(run, task)
 
-    def _progress(self, run: Followed, task: dict[str, Any], began: float) -> None:
+    def _progress(self, run: Followed, task: dict[str, Any]) -> None:
         """Print the last progress line of a running task's log, when there is a new one."""
         name = name_of(task)
-        if time.monotonic() - self._asked.get(name, began) < PROGRESS_SECONDS:
+        if time.monotonic() - self._asked.get(name, 0.0) < PROGRESS_SECONDS:
             return
         self._asked[name] = time.monotonic()
         path = f"{run.path}/taskInstances/{segment(task['task_id'])}/logs/{max(task['try_number'], 1)}"
         lines = self.api.get(path, full_content="true", map_index=task["map_index"]).get("content", [])
-        progress = [event for event in map(text_of, lines) if is_progress(event)]
+        progress = [found for line in lines if (found := progress_in(text_of(line)))]
         if progress and self._said.get(name) != progress[-1]:
             self._said[name] = progress[-1]
             self._moved = time.monotonic()
-            self._line(run.dag_id, name, progress[-1], began)
+            self._line(run.dag_id, name, progress[-1])
 
-    def _line(self, dag_id: str, task: str, text: str, began: float) -> None:
-        self.say(f"{time.monotonic() - began:6.0f} s  {dag_id:<30} {task:<34} {text}")
+    def _line(self, dag_id: str, task: str, text: str) -> None:
+        self.say(f"{time.monotonic() - self.began:6.0f} s  {dag_id:<30} {task:<34} {text}")
 
 
 def name_of(task: dict[str, Any]) -> str:
@@ -130,6 +132,7 @@ def text_of(line: Any) -> str:
     return str(line.get("event", "")) if isinstance(line, dict) else str(line)
 
 
-def is_progress(event: str) -> bool:
-    """Return whether a line says how far a job is: the jobs write ``step 12/80 ...``."""
-    return "step " in event and "/" in event
+def progress_in(event: str) -> str:
+    """Return how far a job is, ``step 12/80 loss 0.41 ... left 2m10s``, or nothing when the line says no such thing."""
+    found = re.search(r"\bstep \d+/\d+\b.*", event)
+    return found.group() if found else ""
