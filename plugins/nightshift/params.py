@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow.sdk import Param
@@ -35,15 +35,33 @@ def form_for(config: JobConfig, fields: Iterable[str]) -> dict[str, Param]:
     return {path: _param(path, _schema_at(schema, path), _value_at(values, path)) for path in fields}
 
 
+def form_values(config: JobConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a run's params belongs into `config`, by dotted path.
+
+    Params of other tasks' configs are left out. So is an empty value of a field that cannot be null: the form has no
+    other way to say "as in the YAML" for a text that is empty there.
+
+    Args:
+        config: The config of one task.
+        params: The run's params; keys are dotted paths.
+    """
+    schema = type(config).model_json_schema()
+    ours = {path: value for path, value in params.items() if path.partition(".")[0] in schema["properties"]}
+    return {path: value for path, value in ours.items() if value is not None or _is_nullable(_schema_at(schema, path))}
+
+
 def _param(path: str, field: dict[str, Any], default: Any) -> Param:
-    section, _, rest = path.rpartition(".")
-    last = rest or path
+    section, _, last = path.rpartition(".")
+    allowed = _allowed(field)
+    if default == "" and allowed["type"] == "string":
+        # Airflow's form asks for a text where it finds none, unless null is allowed (UI of 3.3.2); see `form_values`.
+        default, allowed["type"] = None, ["string", "null"]
     return Param(
         default,
         description=field.get("description"),
         title=field.get("title", last),
         section=(section.split(".")[0] or "run").replace("_", " ").capitalize(),
-        **_allowed(field),
+        **allowed,
     )
 
 
@@ -54,13 +72,16 @@ def _allowed(field: dict[str, Any]) -> dict[str, Any]:
     if "const" in field:
         merged["enum"] = [field["const"]]
     types = list(dict.fromkeys(branch["type"] for branch in branches if "type" in branch))
-    nullable = len(branches) < len(field.get("anyOf", [field]))
-    if nullable:
+    if _is_nullable(field):
         types.append("null")
-    if nullable and "enum" in merged:
-        merged["enum"] = [*merged["enum"], None]
+        if "enum" in merged:
+            merged["enum"] = [*merged["enum"], None]
     merged["type"] = types[0] if len(types) == 1 else types
     return merged
+
+
+def _is_nullable(field: dict[str, Any]) -> bool:
+    return any(branch.get("type") == "null" for branch in field.get("anyOf", [field]))
 
 
 def _schema_at(schema: dict[str, Any], path: str) -> dict[str, Any]:

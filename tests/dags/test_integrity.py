@@ -11,8 +11,8 @@ from airflow.sdk import DAG
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.serialization.serialized_objects import DagSerialization
 
-from nightshift.operators.job import JobOperator
-from nightshift.params import form_for
+from nightshift.operators.job import JobOperator, put
+from nightshift.params import form_for, form_values
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = REPOSITORY / "dags"
@@ -110,6 +110,16 @@ def test_the_form_belongs_to_a_job(dag: DAG) -> None:
         takers = [job for job in taking if path.split(".")[0] in type(job.config).model_fields]
         assert takers, f"no job takes {path} of the form"
         assert form_for(takers[0].config, [path])[path].value == dag.params.get_param(path).value
+
+
+def test_the_form_can_be_sent_as_it_is_and_then_means_the_yaml(dag: DAG) -> None:
+    untouched = {path: dag.params.get_param(path).value for path in dag.params}
+    assert "" not in untouched.values(), "Airflow's form does not let an empty text pass"
+    for job in jobs_of(dag):
+        values = job.config.model_dump(mode="json")
+        for path, value in form_values(job.config, untouched).items():
+            put(values, path, value)
+        assert type(job.config).model_validate(values) == job.config
 
 
 def test_airflow_can_store_it(dag: DAG) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from llmjobs.contracts.base import JobConfig, Strict
 from llmjobs.contracts.errors import BadConfig
-from nightshift.params import form_for
+from nightshift.params import form_for, form_values
 
 
 class Train(Strict):
@@ -24,6 +24,7 @@ class Train(Strict):
 class Toy(JobConfig):
     name: str = "toy"
     dry_run: bool = False
+    dataset_version: str = ""
     train: Train = Train()
     second: Train | None = None
     only: Literal["this"] = "this"
@@ -80,3 +81,28 @@ def test_airflow_refuses_what_the_model_refuses(path: str, value: Any) -> None:
 def test_a_field_that_is_not_there_is_refused(path: str) -> None:
     with pytest.raises(BadConfig, match="the form asks for"):
         form_for(CONFIG, [path])
+
+
+def test_a_text_that_may_stay_empty_is_not_asked_for() -> None:
+    param = form_for(CONFIG, ["dataset_version"])["dataset_version"]
+    assert param.value is None
+    assert param.schema["type"] == ["string", "null"]
+
+
+def test_the_form_as_it_is_changes_nothing() -> None:
+    paths = ["dataset_version", "train.max_steps", "train.scheduler", "train.learning_rate", "dry_run"]
+    untouched = {path: param.value for path, param in form_for(CONFIG, paths).items()}
+    assert form_values(CONFIG, untouched) == {
+        "train.max_steps": 7,
+        "train.scheduler": None,
+        "train.learning_rate": 0.002,
+        "dry_run": False,
+    }
+
+
+def test_a_field_that_can_be_null_is_emptied_by_the_form() -> None:
+    assert form_values(CONFIG, {"train.max_steps": None}) == {"train.max_steps": None}
+
+
+def test_params_of_other_tasks_are_left_out() -> None:
+    assert form_values(CONFIG, {"chunks.max_tokens": 3, "name": "x"}) == {"name": "x"}

@@ -33,6 +33,7 @@ from nightshift import pod_spec, settings
 from nightshift.code_version import code_version
 from nightshift.failures import Action, BadConfig, Ended, JobFailed, ended_pod, failure_of
 from nightshift.links import LINKS, SENTENCE
+from nightshift.params import form_values
 from nightshift.runners import pods
 from nightshift.runners.local import JobKey, LocalRunner
 
@@ -119,16 +120,11 @@ class JobOperator(KubernetesPodOperator):
         Raises:
             BadConfig: A value does not fit; never retried.
         """
-        fields = type(self.config).model_fields
-        form = context["params"] if self.form else {}
         values = self.config.model_dump(mode="json")
-        for path, value in form.items():
-            # Params of the DAG that are no field of this config belong to another task.
-            if path.partition(".")[0] in fields:
-                put(values, path, value)
-        for path, value in self.overrides.items():
-            put(values, path, value)
         try:
+            form = form_values(self.config, context["params"]) if self.form else {}
+            for path, value in (*form.items(), *self.overrides.items()):
+                put(values, path, value)
             return type(self.config).from_mapping(values, origin=f"task {self.task_id}")
         except errors.BadConfig as error:
             raise BadConfig(str(error)) from None
