@@ -13,7 +13,8 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TERM", "TMPDIR", "HF_HOME"
 """What a service may see of the caller's environment. `HF_HUB_OFFLINE` is the user's to set: without a hub the model
 resolver takes the packaged models by itself."""
 
-JOBS_SEE = ("NIGHTSHIFT_STACK", "SPT_NOENV", "PYTHONUNBUFFERED", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "TORCH_EXTENSIONS_DIR", "MAX_JOBS",
+JOBS_SEE = ("NIGHTSHIFT_STACK", "SPT_NOENV", "PYTHONUNBUFFERED", "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
+            "TORCH_EXTENSIONS_DIR", "MAX_JOBS",
             "TOKENIZERS_PARALLELISM", "GX_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "HF_ENDPOINT", "HF_TOKEN",
             "MLFLOW_DISABLE_TELEMETRY", "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
 """What the local runner passes on to jobs beside its own list; the marker first of all."""
@@ -83,7 +84,7 @@ def _jobs(home: Home, ports: Ports, secrets: Secrets) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": mlflow_url(ports),
         "TORCH_EXTENSIONS_DIR": str(CACHE / "torch_extensions"),
         "MAX_JOBS": "2",
-        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads starve each other on a busy machine: 3.5 times slower (2 cores)
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait starve each other on a busy machine
         "TOKENIZERS_PARALLELISM": "false",
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
