@@ -16,6 +16,7 @@ from tests.fixtures.stack import RunningStack
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
 DAG = "prepare_instructions_tickets"
+TRAIN = "train_adapter_tickets"
 RUN_MS = 300_000
 
 
@@ -62,3 +63,15 @@ def test_a_run_is_started_with_the_form_and_seen_to_succeed(
     page.wait_for_url("**/nightshift/reports/audits/tickets/versions/**/report.html")
     expect(page.locator("body")).to_contain_text("tickets")
     shoot("report of the run")
+
+
+def test_the_form_of_the_training_can_be_sent_as_it_is(
+    page: Page, open_form: Callable[[str], Locator], runs: Runs
+) -> None:
+    form = open_form(TRAIN)
+    expect(form.get_by_role("button", name="Train", exact=True)).to_be_visible()
+    form.get_by_role("button", name="Trigger", exact=True).click()
+    page.wait_for_url(re.compile(r"/runs/[^/]+"))
+    found = re.search(r"/runs/([^/?]+)", page.url)
+    assert found
+    runs.stop(TRAIN, unquote(found[1]))
