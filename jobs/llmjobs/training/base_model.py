@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 from llmjobs.contracts.training import Lora, Model, Quantisation
 
 logger = logging.getLogger(__name__)
+
+
+def quiet_libraries() -> None:
+    """Keep progress bars and known noise of the libraries out of the job's log."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # bitsandbytes 0.50.2 tells about an optional kernel package that is not used here.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # peft 0.21.2 asks transformers 5.23 by a name that is deprecated there.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 
 
 def load_tokenizer(path: str) -> Any:

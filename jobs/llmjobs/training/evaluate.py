@@ -152,8 +152,9 @@ def _measure(
     """
     from peft import PeftModel
 
-    from llmjobs.training.base_model import load_base, load_tokenizer
+    from llmjobs.training.base_model import load_base, load_tokenizer, quiet_libraries
 
+    quiet_libraries()
     config = contestants[0].config
     base = resolve_model(config.model.name, config.model.revision)
     device = "cuda:0" if visible_gpus() else "cpu"

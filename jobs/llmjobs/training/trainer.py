@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -159,20 +158,17 @@ def build_trainer(
     """Return the trainer of one run with a fresh adapter on `base`."""
     from transformers import PrinterCallback
 
-    with warnings.catch_warnings():
-        # peft 0.21.2 asks transformers 5.23 by a name that is deprecated there.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        trainer = AdapterTrainer(
-            store=store,
-            keep_last=config.checkpoint.keep_last,
-            model=base,
-            args=arguments,
-            processing_class=tokenizer,
-            train_dataset=_dataset(rows),
-            eval_dataset=_dataset(validation) if validation else None,
-            peft_config=adapter_config(config.lora),
-            callbacks=callbacks,
-        )
+    trainer = AdapterTrainer(
+        store=store,
+        keep_last=config.checkpoint.keep_last,
+        model=base,
+        args=arguments,
+        processing_class=tokenizer,
+        train_dataset=_dataset(rows),
+        eval_dataset=_dataset(validation) if validation else None,
+        peft_config=adapter_config(config.lora),
+        callbacks=callbacks,
+    )
     trainer.remove_callback(PrinterCallback)
     _keep_full_precision(trainer, layout)
     return trainer

@@ -146,10 +146,10 @@ def _prepare_process(layout: Layout, rank: _Rank) -> str | None:
     if not layout.on_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import torch
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    from llmjobs.training.base_model import quiet_libraries
+
+    quiet_libraries()
     torch.set_num_threads(layout.threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     # That mode also fills every new tensor, which costs 13% here and guards only against reading garbage.

@@ -1,0 +1,261 @@
+"""The whole job on a tiny model: killed, stopped, resumed, refused, reused; one process, NF4, on the CPU.
+
+Heavy imports cost 15 CPU seconds a process, so most of it happens in this one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmjobs.contracts.environment import CONFIG, LAKE_URL, MLFLOW_URL, RESULT
+from llmjobs.contracts.errors import BadData, Diverged, ExitCode
+from llmjobs.contracts.training import TrainConfig, TrainResult
+from llmjobs.lake import Lake
+from llmjobs.training import evaluate, identity, train, worker
+from llmjobs.training.curves import read_curves
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # peft 0.21.2
+]
+
+JOBS = Path(__file__).parents[3] / "jobs"
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, published: Any) -> Iterator[Path]:
+    """A lake with one dataset version, found by every job of this module."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(LAKE_URL, f"file://{folder / 'lake'}")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.delenv(MLFLOW_URL, raising=False)
+        published(Lake.from_environment(), folder / "dataset", train=range(100, 148), test=range(140, 164))
+        handler = signal.getsignal(signal.SIGTERM)
+        yield folder
+        signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="module")
+def config(world: Path, tiny_model: Path, recipe: Any) -> TrainConfig:
+    """Dropout, accumulation and several epochs: everything that a resumed run could get wrong."""
+    made: TrainConfig = recipe(tiny_model, train={"max_steps": STEPS}, evaluate={"validate_every_steps": 7})
+    return made
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(world: Path, config: TrainConfig) -> TrainResult:
+    return train.run(config)
+
+
+class Elsewhere:
+    """The same dataset in another lake, where the job runs as a process of its own and then in this one.
+
+    Args:
+        world: Folder whose lake is copied.
+        folder: Where to.
+    """
+
+    def __init__(self, world: Path, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(world / "lake" / "datasets", folder / "lake" / "datasets")
+        self.url = f"file://{folder / 'lake'}"
+        self.log = folder / "log.txt"
+
+    def start(self, config: TrainConfig) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            LAKE_URL: self.url,
+            CONFIG: config.model_dump_json(),
+            RESULT: str(self.folder / "result.json"),
+            "PYTHONPATH": str(JOBS),
+        }
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "llmjobs.training.train"], env=environment, stdout=log, stderr=log
+            )
+
+    def wait_for_checkpoint(self, process: subprocess.Popen[bytes], within_seconds: float = 300) -> None:
+        deadline = time.monotonic() + within_seconds
+        while not list((self.folder / "lake" / "work").glob("adapters/*/*/checkpoints/step-*")):
+            assert process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)
+
+    def adapters(self) -> list[Path]:
+        return list((self.folder / "lake" / "adapters").glob("*/versions/*/manifest.json"))
+
+    def checkpoints(self) -> list[Path]:
+        return sorted((self.folder / "lake" / "work").glob("adapters/*/*/checkpoints/step-*"))
+
+
+@pytest.fixture
+def there(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    copy = Elsewhere(world, tmp_path)
+    monkeypatch.setenv(LAKE_URL, copy.url)
+    return copy
+
+
+def files_of(result: TrainResult) -> set[str]:
+    folder = Path(result.adapter_url.removeprefix("file://"))
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_adapter_and_its_papers(config: TrainConfig, uninterrupted: TrainResult, world: Path) -> None:
+    result = uninterrupted
+    assert not result.reused
+    assert (result.steps, result.train_rows, result.over_long_rows, result.resumed_from_step) == (STEPS, 48, 0, 0)
+    assert result.loss_last < result.loss_first - 0.5
+    assert result.notes == [f"MLflow is not used: {MLFLOW_URL} is not set"]
+    assert files_of(result) == {
+        "adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json",
+        "chat_template.jinja", "recipe.json", "metrics.jsonl", "README.md", "manifest.json",
+    }  # fmt: skip
+    folder = Path(result.adapter_url.removeprefix("file://"))
+    assert [line["step"] for line in read_curves(folder / "metrics.jsonl")] == list(range(1, STEPS + 1))
+    manifest = Lake.from_environment().manifest("adapters", "tickets", result.version)
+    assert manifest is not None
+    assert manifest.inputs["dataset_version"] == result.dataset_version
+    assert manifest.inputs["base_revision"] == result.base_revision
+    assert manifest.inputs["seed"] == config.train.seed
+    assert manifest.metrics["tensors"] == 2 * 2 * 7
+    assert config.model.name in (folder / "README.md").read_text()
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == config.model.name
+    work = world / "lake" / "work" / "adapters" / "tickets" / result.version
+    assert not (work / worker.CHECKPOINTS).exists(), "nothing goes on from a finished run"
+
+
+def test_a_second_run_reuses_it(config: TrainConfig, uninterrupted: TrainResult) -> None:
+    again = train.run(config)
+    assert again == uninterrupted.model_copy(update={"reused": True})
+
+
+def test_a_reused_run_does_not_even_import_torch(config: TrainConfig, uninterrupted: TrainResult) -> None:
+    code = (
+        "import os, sys; from llmjobs.training import train, plan; from llmjobs.contracts.training import TrainConfig;"
+        "c = TrainConfig.from_environment(); assert train.run(c).reused; plan.run(c);"
+        "sys.exit(','.join(m for m in ('torch', 'transformers', 'mlflow', 'numpy') if m in sys.modules) or 0)"
+    )
+    environment = {**os.environ, CONFIG: config.model_dump_json(), "PYTHONPATH": str(JOBS)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_killed_in_the_middle_it_ends_in_the_same_bytes(
+    uninterrupted: TrainResult, config: TrainConfig, there: Elsewhere
+) -> None:
+    process = there.start(config)
+    there.wait_for_checkpoint(process)
+    process.kill()
+    process.wait()
+    assert there.adapters() == []
+    result = train.run(config)
+    assert 0 < result.resumed_from_step < STEPS
+    assert result.adapter_sha256 == uninterrupted.adapter_sha256
+    folder = Path(result.adapter_url.removeprefix("file://"))
+    lines, whole = read_curves(folder / "metrics.jsonl"), Path(uninterrupted.adapter_url.removeprefix("file://"))
+    assert [line["loss"] for line in lines] == [line["loss"] for line in read_curves(whole / "metrics.jsonl")]
+
+
+def test_asked_to_stop_it_leaves_a_checkpoint_and_75(
+    uninterrupted: TrainResult, config: TrainConfig, there: Elsewhere, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = there.start(config)
+    there.wait_for_checkpoint(process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == ExitCode.INTERRUPTED, there.log.read_text()
+    assert there.log.read_text().splitlines()[-1].endswith("a rerun goes on from the newest checkpoint")
+    assert "REFUSED 75" in there.log.read_text()
+    assert there.adapters() == []
+    newest = there.checkpoints()[-1]
+    assert not list(there.folder.rglob("training_args.bin"))
+    # The newest is damaged on the disk: it is named, and the one before counts.
+    (newest / "optimizer.pt").write_bytes(b"?")
+    before = int(there.checkpoints()[-2].name.removeprefix("step-"))
+    with caplog.at_level(logging.WARNING):
+        result = train.run(config)
+    assert f"{newest.name} is skipped: optimizer.pt is not what its hash says" in caplog.text
+    assert result.resumed_from_step == before
+    assert result.adapter_sha256 == uninterrupted.adapter_sha256
+
+
+@pytest.fixture
+def with_a_long_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: Any) -> None:
+    monkeypatch.setenv(LAKE_URL, f"file://{tmp_path / 'lake'}")
+    published(Lake.from_environment(), tmp_path / "dataset", train=range(100, 115), test=range(140, 144), long_row=True)
+
+
+@pytest.mark.usefixtures("world", "with_a_long_row")
+def test_rows_that_are_too_long_are_refused_or_counted(recipe: Any, tiny_model: Path) -> None:
+    with pytest.raises(BadData, match=r"1 of 16 rows are longer than data.max_length_tokens \(128\), the longest has"):
+        train.run(recipe(tiny_model))
+    with pytest.raises(BadData, match=r"1 of 16 rows \(6.2%\) .* more than data.max_dropped_share \(1.0%\)"):
+        train.run(recipe(tiny_model, data={"on_overflow": "drop"}))
+    result = train.run(recipe(tiny_model, data={"on_overflow": "drop", "max_dropped_share": 0.1}))
+    assert (result.train_rows, result.over_long_rows) == (15, 1)
+
+
+def test_a_loss_that_is_no_number_ends_with_the_step(
+    world: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmjobs.training import trainer
+
+    honest = trainer.AdapterTrainer.log
+
+    def broken(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.state.global_step == 3:
+            logs["loss"] = float("nan")
+        honest(self, logs, start_time)
+
+    monkeypatch.setattr(trainer.AdapterTrainer, "log", broken)
+    other = config.model_copy(update={"train": config.train.model_copy(update={"seed": 8})})
+    with pytest.raises(Diverged, match=r"loss is nan at step 3 of 60: lower train.learning_rate \(now 0.01\)"):
+        train.run(other)
+    version = identity.identify(other, Lake.from_environment()).version
+    assert Lake.from_environment().manifest("adapters", "tickets", version) is None
+
+
+def test_evaluation_excludes_what_was_trained_on(config: TrainConfig, uninterrupted: TrainResult) -> None:
+    result = evaluate.run(config)
+    # The test split holds 24 rows, 8 of them from the train split.
+    assert (result.rows, result.excluded_rows, result.over_long_rows) == (16, 8, 0)
+    assert result.adapter.loss < result.base.loss
+    assert result.champion is None
+    assert result.conditions == "double-quantised nf4 base in bfloat16, as trained"
+    assert evaluate.run(config) == result.model_copy(update={"reused": True})
+    rows = Path(result.evaluation_url.removeprefix("file://")) / "rows.jsonl"
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert len(lines) == 32
+    mine = [line for line in lines if line["model"] == "adapter"]
+    assert sum(line["nats"] for line in mine) / sum(line["tokens"] for line in mine) == pytest.approx(
+        result.adapter.loss
+    )
+
+
+def test_evaluation_meets_the_champion_on_the_same_rows(config: TrainConfig, uninterrupted: TrainResult) -> None:
+    lake = Lake.from_environment()
+    lake.move_pointer("adapters", "tickets", "champion", uninterrupted.version)
+    short = config.model_copy(update={"train": config.train.model_copy(update={"max_steps": 4})})
+    train.run(short)
+    result = evaluate.run(short)
+    alone = evaluate.run(config)
+    assert result.champion is not None
+    assert result.champion.version == result.champion_version == uninterrupted.version
+    assert result.champion.loss == pytest.approx(alone.adapter.loss)
+    assert result.base.loss == pytest.approx(alone.base.loss)
+    assert result.adapter.loss > result.champion.loss
