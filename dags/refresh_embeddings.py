@@ -32,7 +32,7 @@ FORM = ("source.url", "max_delete_share", "allow_mass_delete", "chunks.max_token
 
 
 @task(task_display_name="Deal the shards")
-def deal(plan: dict[str, Any]) -> list[dict[str, Any]]:
+def deal(plan: Any) -> list[dict[str, Any]]:
     """Return one set of overrides for each shard that has work; ids only, never documents."""
     return [{"run_id": plan["run_id"], **shard} for shard in plan["shards"]]
 

@@ -11,6 +11,7 @@ import pytest
 from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions import prepare
+from llmjobs.instructions.sources import Sources
 from llmjobs.lake import Lake
 
 Row = dict[str, str]
@@ -129,7 +130,7 @@ def test_the_same_rows_give_the_same_bytes(raw: Raw, config: MakeConfig, good: G
     hashes = []
     for name in ("one", "two"):
         lake = Lake(f"file://{tmp_path}/{name}")
-        sources = prepare.Sources(Lake(f"file://{tmp_path}/lake"), config().globs)
+        sources = Sources(Lake(f"file://{tmp_path}/lake"), config().globs)
         audit = prepare._prepare(lake, sources, config(), "a")
         dataset = lake.manifest("datasets", "rows", audit.metrics["dataset_version"])
         assert dataset is not None
@@ -300,7 +301,7 @@ def test_a_file_that_changes_while_it_is_read_stops_the_run(
     lake: Lake, raw: Raw, config: MakeConfig, good: Good
 ) -> None:
     path = raw("a.json", [good(1)])
-    sources = prepare.Sources(lake, config().globs)
+    sources = Sources(lake, config().globs)
     path.write_text("[]")
     with pytest.raises(Exception, match="changed while it was read"):
         sources.read(sources.files[0])
