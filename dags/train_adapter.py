@@ -20,7 +20,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TriggerRule, dag, task
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TaskGroup, TriggerRule, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from llmjobs.contracts.training import TrainConfig
@@ -100,38 +100,40 @@ def train_adapter(name: str, config: TrainConfig) -> DAG:
             form=True,
             execution_timeout=timedelta(minutes=30),
         )
-        train = JobOperator(
-            task_id="train",
-            task_display_name="Train",
-            doc_md="Curves and system metrics: the MLflow button. A retry goes on from the newest checkpoint.",
-            module="llmjobs.training.train",
-            config=config,
-            overrides=PINNED,
-            form=True,
-            execution_timeout=timedelta(hours=24),
-            **heavy,
-        )
-        evaluate = JobOperator(
-            task_id="evaluate",
-            task_display_name="Measure base, champion and candidate",
-            module="llmjobs.training.evaluate",
-            config=config,
-            overrides=PINNED,
-            form=True,
-            execution_timeout=timedelta(hours=4),
-            **heavy,
-        )
-        promote = JobOperator(
-            task_id="promote",
-            task_display_name="Promote if it is better",
-            module="llmjobs.training.promote",
-            config=config,
-            overrides=PINNED,
-            form=True,
-            execution_timeout=timedelta(minutes=30),
-        )
+        with TaskGroup("adapter", prefix_group_id=False, group_display_name="Train and measure"):
+            train = JobOperator(
+                task_id="train",
+                task_display_name="Train",
+                doc_md="Curves and system metrics: the MLflow button. A retry goes on from the newest checkpoint.",
+                module="llmjobs.training.train",
+                config=config,
+                overrides=PINNED,
+                form=True,
+                execution_timeout=timedelta(hours=24),
+                **heavy,
+            )
+            evaluate = JobOperator(
+                task_id="evaluate",
+                task_display_name="Measure base, champion and candidate",
+                module="llmjobs.training.evaluate",
+                config=config,
+                overrides=PINNED,
+                form=True,
+                execution_timeout=timedelta(hours=4),
+                **heavy,
+            )
+        with TaskGroup("promotion", prefix_group_id=False, group_display_name="Promote and announce"):
+            promote = JobOperator(
+                task_id="promote",
+                task_display_name="Promote if it is better",
+                module="llmjobs.training.promote",
+                config=config,
+                overrides=PINNED,
+                form=True,
+                execution_timeout=timedelta(minutes=30),
+            )
+            announce(adapter_asset(config.name), champion(plan.output, promote.output))
         needed(plan.output) >> train >> evaluate >> promote
-        announce(adapter_asset(config.name), champion(plan.output, promote.output))
 
     return build()
 
