@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from embedded.api import Api, Refused, Unreachable, fetch, fetch_json
-from embedded.environment import mlflow_url
+from embedded.environment import airflow_url, mlflow_url
 from embedded.errors import StackError
 from embedded.home import REPOSITORY, Home, Ports
 
@@ -64,6 +64,20 @@ def wait(
         if time.monotonic() > deadline:
             raise StackError(f"not healthy after {patience_seconds:.0f} s: {missing}; see {home.logs}")
         time.sleep(0.5)
+
+
+def wait_for_api(home: Home, ports: Ports, *, patience_seconds: float = 180.0) -> None:
+    """Wait until Airflow's API answers.
+
+    Raises:
+        StackError: It does not within `patience_seconds`; names its log.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while not _answers(f"{airflow_url(ports)}/api/v2/version"):
+        if time.monotonic() > deadline:
+            log = home.logs / "api-server.log"
+            raise StackError(f"Airflow's API does not answer after {patience_seconds:.0f} s; see {log}")
+        time.sleep(0.25)
 
 
 def expected_dags() -> set[str]:

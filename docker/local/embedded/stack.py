@@ -112,7 +112,7 @@ def _start(home: Home, say: Callable[[str], None]) -> Started:
         postgres.wait_until_ready(home, ports)
         postgres.create_databases(home, ports)
         spent = _migrate(home, environment)
-        _start_airflow(home)
+        _start_airflow(home, ports)
         state = health.wait(home, ports, since=began, say=say)
         _ensure_pool(Api.of(home, ports))
     except BaseException:
@@ -155,13 +155,21 @@ def _run_together(commands: list[list[str]], environment: dict[str, str], log: I
             raise StackError(f"`{' '.join(command[1:])}` failed with exit code {child.returncode}; see {log.name}")
 
 
-def _start_airflow(home: Home) -> None:
+def _start_airflow(home: Home, ports: Ports) -> None:
+    """Start Airflow's components, the scheduler last.
+
+    A task that the scheduler starts before the API server answers fails at once and has lost a try; after a restart
+    with an unfinished training there is such a task in the first second.
+    """
     from supervisor.xmlrpc import SupervisorTransport
 
     transport = SupervisorTransport(serverurl=f"unix://{programs.control_socket(home)}")
     supervisor = xmlrpc.client.ServerProxy("http://127.0.0.1", transport).supervisor
     for service in programs.AIRFLOW_SERVICES:
-        supervisor.startProcess(service, False)
+        if service != "scheduler":
+            supervisor.startProcess(service, False)
+    health.wait_for_api(home, ports)
+    supervisor.startProcess("scheduler", False)
 
 
 def _write_airflow_passwords(home: Home) -> None:

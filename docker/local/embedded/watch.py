@@ -12,7 +12,7 @@ from embedded.api import Api, Unreachable, segment
 from embedded.errors import StackError
 
 POLL_SECONDS = 1.5
-PROGRESS_SECONDS = 10.0
+PROGRESS_SECONDS = 15.0
 STALLED_SECONDS = 900.0
 ENDED = {"success", "failed"}
 QUIET = {None, "scheduled", "queued", "removed"}
