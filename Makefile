@@ -55,7 +55,7 @@ tour: setup-tests  ## the browser tests alone: a real Chromium walks through Air
 		$(VENV)/pytest -rs tests/browser $(PYTEST_ARGUMENTS)
 
 faults: setup-tests  ## the fault tests alone: kill -9 here and there, and see it pick up
-	@$(TESTING) $(VENV)/pytest -rs -m faults tests $(PYTEST_ARGUMENTS)
+	@$(TESTING) $(VENV)/pytest -rs tests -k "faults or kill" $(PYTEST_ARGUMENTS)
 
 lock: setup  ## compile requirements.txt from requirements.in
 	@$(VENV)/python docker/local/lock.py
