@@ -57,6 +57,15 @@ def test_default_home_is_in_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Home.from_environment().root == REPOSITORY / ".nightshift"
 
 
+def test_somebody_elses_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    tmp_path.chmod(0o755)
+    with pytest.raises(StackError, match="is no Nightshift home and not empty; set NIGHTSHIFT_HOME"):
+        Home(tmp_path).create()
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_secrets_stay_and_differ_between_homes(home: Home, tmp_path: Path) -> None:
     other = Home(tmp_path / "other")
     other.create()

@@ -114,7 +114,13 @@ class Home:
 
         As root the home itself may be passed through (0711, not listed), because PostgreSQL's own user must reach its
         data in it; every folder in it is private.
+
+        Raises:
+            StackError: The folder holds something else: its modes and content are not ours to change.
         """
+        ours = (self.root / "README").exists() or (self.root / "secrets.json").exists()
+        if self.root.exists() and not ours and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise StackError(f"{self.root} is no Nightshift home and not empty; set NIGHTSHIFT_HOME to a new folder")
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o711 if os.geteuid() == 0 else 0o700)
         for folder in (self.records, self.logs, self.lake, self.airflow, self.mlflow / "artifacts"):

@@ -22,7 +22,7 @@ from embedded import health, postgres, processes, programs, samples
 from embedded.api import Api, Refused
 from embedded.environment import stack_environment
 from embedded.errors import StackError
-from embedded.home import PYTHON, REPOSITORY, Home, Ports, requested_ports, write_private
+from embedded.home import PORT_VARIABLES, PYTHON, REPOSITORY, Home, Ports, requested_ports, write_private
 
 POOL = {
     "name": "training",
@@ -90,9 +90,12 @@ def _running(home: Home, say: Callable[[str], None]) -> Started | None:
 
 
 def _refuse_other_ports(ports: Ports) -> None:
-    explicit = any(os.environ.get(name) for name in ("NIGHTSHIFT_PORT", "NIGHTSHIFT_MLFLOW_PORT"))
-    if explicit and requested_ports() != ports:
-        raise StackError(f"the stack is up on port {ports.airflow}; `make down` first to move it to other ports")
+    """Refuse to pass over a port that the environment names and the running stack does not use."""
+    wanted = requested_ports()
+    for name, variable in PORT_VARIABLES.items():
+        if os.environ.get(variable) and getattr(wanted, name) != getattr(ports, name):
+            used = f"{variable}={getattr(ports, name)}"
+            raise StackError(f"the stack is up with {used}; `make down` first to move it to another port")
 
 
 def _start(home: Home, say: Callable[[str], None]) -> Started:
