@@ -33,7 +33,7 @@ from llmjobs.training.identity import (
 )
 from llmjobs.training.rows import read_split, row_ids
 from llmjobs.training.scoring import RowScore, score_rows, summarise
-from llmjobs.training.sharding import visible_gpus
+from llmjobs.training.sharding import visible_gpus, wait_without_spinning
 from llmjobs.training.stopping import StopSignal
 from llmjobs.training.tokenisation import ChatRow, TokenRow, tokenise
 from llmjobs.training.tracking import reach
@@ -70,6 +70,7 @@ def run(config: TrainConfig) -> EvaluateResult:
         BadData: The adapter is not there, or no row is left to measure.
     """
     StopSignal().install()
+    wait_without_spinning()
     lake = Lake.from_environment()
     adapter = identify(config, lake)
     name = adapter.config.name

@@ -6,7 +6,6 @@ its reason in a file.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ from typing import Any
 from llmjobs.contracts.errors import BadConfig, BadData, Diverged, ExitCode, Interrupted, JobError, OutOfMemory
 from llmjobs.training import worker
 from llmjobs.training.sharding import Layout
-from llmjobs.training.stopping import INTERRUPTED
+from llmjobs.training.stopping import INTERRUPTED, die_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,6 @@ SAVE_WITHIN_SECONDS = 600
 """How long torchrun lets its processes write their checkpoint after a signal; the pod's grace period cuts it short."""
 
 _BY_EXIT_CODE = {kind.exit_code: kind for kind in (BadConfig, BadData, Diverged, Interrupted, OutOfMemory, JobError)}
-_PR_SET_PDEATHSIG = 1
 
 
 def launch(assignment: worker.Assignment, layout: Layout) -> None:
@@ -60,6 +58,7 @@ def _command(layout: Layout) -> list[str]:
 
 def _environment(layout: Layout) -> dict[str, str]:
     return {
+        worker.LAUNCHER: str(os.getpid()),
         "OMP_NUM_THREADS": str(layout.threads),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVE_WITHIN_SECONDS),
         # DeepSpeed builds its CPU op with ninja, which lies beside the interpreter.
@@ -91,14 +90,6 @@ def _run(command: list[str], environment: dict[str, str]) -> bool | None:
         signal.signal(signal.SIGTERM, previous)
         if process.poll() is None:
             process.kill()
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, so that no training outlives its lock.
-
-    One system call: it allocates nothing and takes no lock, so it is safe between fork and exec.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _reason(folder: Path, *, interrupted: bool) -> JobError:

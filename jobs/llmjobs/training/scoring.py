@@ -68,7 +68,9 @@ def _score_batch(model: Any, rows: list[TokenRow], inputs: dict[str, Any]) -> di
 
     targets, columns = answer_columns(inputs.pop("labels"))
     logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits.float()
-    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    ).view_as(targets)
     answers = targets != IGNORED
     exact = ((logits.argmax(-1) == targets) | ~answers).all(1)
     return {

@@ -29,6 +29,7 @@ from llmjobs.training.adapter_files import WeightsReport, assemble, model_card
 from llmjobs.training.checkpoints import Checkpoint, CheckpointStore
 from llmjobs.training.curves import read_curves
 from llmjobs.training.identity import ADAPTERS, AdapterIdentity, identify
+from llmjobs.training.sharding import wait_without_spinning
 from llmjobs.training.stopping import StopSignal
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def run(config: TrainConfig) -> TrainResult:
     """
     stop = StopSignal()
     stop.install()
+    wait_without_spinning()
     lake = Lake.from_environment()
     adapter = identify(config, lake)
     reused = _existing(lake, adapter)

@@ -21,13 +21,16 @@ from llmjobs.logs import configure_logging
 from llmjobs.training.checkpoints import CheckpointStore
 from llmjobs.training.rows import read_split
 from llmjobs.training.sharding import Layout, layout_for, usable_cores, visible_gpus
-from llmjobs.training.stopping import INTERRUPTED, StopSignal
+from llmjobs.training.stopping import INTERRUPTED, StopSignal, die_with_parent, leave
 from llmjobs.training.tokenisation import Tokenised, audit, tokenise
 
 logger = logging.getLogger(__name__)
 
 ASSIGNMENT = "LLMJOBS_TRAINING_ASSIGNMENT"
 """Path of the JSON file that tells torchrun's processes what to do."""
+
+LAUNCHER = "LLMJOBS_TRAINING_LAUNCHER"
+"""Process id of the job, which is the parent of torchrun, which is the parent of its processes."""
 
 OUTCOME = "outcome.json"
 CHECKPOINTS = "checkpoints"
@@ -268,11 +271,24 @@ def failure_file(folder: Path, rank: int) -> Path:
     return folder / f"failure-{rank}.json"
 
 
+def _grandparent() -> int:
+    """Return the id of the process that started the one that started this one; 0 when it is gone."""
+    import psutil
+
+    try:
+        return int(psutil.Process(os.getppid()).ppid())
+    except psutil.NoSuchProcess:
+        return 0
+
+
 def main() -> int:
     """Be one of torchrun's processes; torchrun flattens exit codes, so the reason is left in a file."""
     stop = StopSignal()
     stop.install()
     configure_logging()
+    die_with_parent()
+    if _grandparent() != int(os.environ[LAUNCHER]):
+        leave()  # the job died before the line above was reached
     assignment = Assignment.model_validate_json(Path(os.environ[ASSIGNMENT]).read_text(encoding="utf-8"))
     rank = _Rank.from_environment()
     if rank.index:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from llmjobs.contracts.environment import CONFIG, LAKE_URL, MLFLOW_URL
@@ -165,9 +166,31 @@ def test_the_job_launches_two_processes_stops_and_goes_on(
     assert process.wait(timeout=200) == ExitCode.INTERRUPTED, log.read_text()
     assert not list(tmp_path.glob("lake/adapters/*/versions/*"))
 
+    # Killed without a warning, it takes torchrun and its processes along: none of them outlives the lock.
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    family = _wait_for_family(process, members=4)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["steps"] == 60
     assert 0 < result["resumed_from_step"] < 60
     assert "ddp, 1 of 2 processes" in done.stdout
+
+
+def _wait_for_family(process: subprocess.Popen[bytes], *, members: int) -> list[psutil.Process]:
+    """Wait until the job, torchrun and its processes are there; return them."""
+    deadline = time.monotonic() + 120
+    while True:
+        one = psutil.Process(process.pid)
+        family = [one, *one.children(recursive=True)]
+        workers = [each for each in family if "llmjobs.training.worker" in " ".join(each.cmdline()[-2:])]
+        if len(family) >= members and len(workers) >= members - 2:
+            return family
+        assert process.poll() is None
+        assert time.monotonic() < deadline, family
+        time.sleep(0.05)
