@@ -76,6 +76,20 @@ class Tokenised:
         return sum(row.trainable for row in self.rows)
 
 
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows of one run as tokens.
+
+    Attributes:
+        tokenizer: What made them.
+        validation: Empty when the validation loss is not asked for.
+    """
+
+    tokenizer: Any
+    train: Tokenised
+    validation: list[TokenRow]
+
+
 def tokenise(rows: Iterable[ChatRow], tokenizer: Any, *, max_length_tokens: int) -> Tokenised:
     """Tokenise rows; none is ever cut.
 

@@ -14,7 +14,7 @@ from llmjobs.training.base_model import adapter_config
 from llmjobs.training.batches import answer_columns
 from llmjobs.training.checkpoints import CheckpointStore
 from llmjobs.training.sharding import Layout, deepspeed_settings
-from llmjobs.training.tokenisation import IGNORED, TokenRow
+from llmjobs.training.tokenisation import IGNORED, TokenRow, TrainingRows
 
 
 def training_arguments(config: TrainConfig, layout: Layout, scratch: Path) -> Any:
@@ -147,11 +147,9 @@ def build_trainer(
     config: TrainConfig,
     layout: Layout,
     *,
+    rows: TrainingRows,
     arguments: Any,
     base: Any,
-    tokenizer: Any,
-    rows: list[TokenRow],
-    validation: list[TokenRow],
     store: CheckpointStore,
     callbacks: list[TrainerCallback],
 ) -> AdapterTrainer:
@@ -163,9 +161,9 @@ def build_trainer(
         keep_last=config.checkpoint.keep_last,
         model=base,
         args=arguments,
-        processing_class=tokenizer,
-        train_dataset=_dataset(rows),
-        eval_dataset=_dataset(validation) if validation else None,
+        processing_class=rows.tokenizer,
+        train_dataset=_dataset(rows.train.rows),
+        eval_dataset=_dataset(rows.validation) if rows.validation else None,
         peft_config=adapter_config(config.lora),
         callbacks=callbacks,
     )

@@ -9,6 +9,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,11 @@ from llmjobs.contracts.errors import BadData, Interrupted, JobError, OutOfMemory
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
 from llmjobs.logs import configure_logging
-from llmjobs.training.checkpoints import CheckpointStore
+from llmjobs.training.checkpoints import Checkpoint, CheckpointStore
 from llmjobs.training.rows import read_split
 from llmjobs.training.sharding import Layout, layout_for, usable_cores, visible_gpus
 from llmjobs.training.stopping import INTERRUPTED, StopSignal, die_with_parent, leave
-from llmjobs.training.tokenisation import Tokenised, audit, tokenise
+from llmjobs.training.tokenisation import Tokenised, TrainingRows, audit, tokenise
 
 logger = logging.getLogger(__name__)
 
@@ -94,51 +96,82 @@ def work(assignment: Assignment, stop: StopSignal) -> None:
         Interrupted: A signal came; a checkpoint was left.
         Diverged: The loss is no number.
         BadData: The rows cannot be trained on.
-        OutOfMemory: Of the GPU.
+        OutOfMemory: Of the GPU or the machine.
     """
     config, rank = assignment.config, _Rank.from_environment()
     layout = layout_here(config)
     device = _prepare_process(layout, rank)
-    import torch
-
-    from llmjobs.training.base_model import load_base, load_tokenizer
+    from llmjobs.training.base_model import load_base
     from llmjobs.training.trainer import build_trainer, training_arguments
 
     folder = Path(assignment.folder)
     store = CheckpointStore(folder / CHECKPOINTS, layout.checkpoint_layout())
     # Before the model: under ZeRO-3 transformers looks at the arguments when it loads.
     arguments = training_arguments(config, layout, folder / "scratch")
-    tokenizer = load_tokenizer(assignment.model_path)
-    lake = Lake.from_environment()
-    train = _load(config, tokenizer, lake, "train")
-    validating = config.evaluate.validate_every_steps > 0
-    validation = _load(config, tokenizer, lake, "validation").rows if validating else []
+    rows = _load_rows(config, assignment.model_path)
     checkpoint = store.newest_valid()
     step = checkpoint.step if checkpoint else 0
-    if checkpoint and rank.index == 0:
-        logger.info("going on from the checkpoint of step %d of %d", step, checkpoint.total_steps)
     reporter = _Reporter(assignment, folder, after_step=step) if rank.index == 0 else None
-    if checkpoint and checkpoint.finished:
-        return reporter.finish(train, resumed_from_step=step) if reporter else None
+    if not (checkpoint and checkpoint.finished):
+        with _ending_told(reporter), _memory_errors_named(config, layout):
+            base = load_base(assignment.model_path, config.model, config.quantisation, device=device)
+            trainer = build_trainer(
+                config, layout, rows=rows, arguments=arguments, base=base, store=store,
+                callbacks=_callbacks(stop, reporter),
+            )  # fmt: skip
+            _train(trainer, checkpoint, stop)
+    if reporter:
+        reporter.finish(rows.train, resumed_from_step=step)
+
+
+def _load_rows(config: TrainConfig, model_path: str) -> TrainingRows:
+    from llmjobs.training.base_model import load_tokenizer
+
+    tokenizer, lake = load_tokenizer(model_path), Lake.from_environment()
+    train = _load(config, tokenizer, lake, "train")
+    validating = config.evaluate.validate_every_steps > 0
+    return TrainingRows(tokenizer, train, _load(config, tokenizer, lake, "validation").rows if validating else [])
+
+
+def _train(trainer: Any, checkpoint: Checkpoint | None, stop: StopSignal) -> None:
+    """Train to the last step.
+
+    Raises:
+        Interrupted: A signal came on one of the processes.
+    """
+    if checkpoint:
+        logger.info("going on from the checkpoint of step %d of %d", checkpoint.step, checkpoint.total_steps)
+    with stop.deferred():
+        if not stop.requested:
+            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    if not 0 < trainer.state.max_steps <= trainer.state.global_step:
+        raise Interrupted(INTERRUPTED)
+
+
+@contextmanager
+def _ending_told(reporter: _Reporter | None) -> Iterator[None]:
+    """Tell MLflow when the run ends before its time."""
     try:
-        base = load_base(assignment.model_path, config.model, config.quantisation, device=device)
-        trainer = build_trainer(
-            config, layout,
-            arguments=arguments, base=base, tokenizer=tokenizer, rows=train.rows, validation=validation, store=store,
-            callbacks=_callbacks(stop, reporter),
-        )  # fmt: skip
-        with stop.deferred():
-            if not stop.requested:
-                trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-        if trainer.state.global_step < trainer.state.max_steps or not trainer.state.max_steps:
-            raise Interrupted(INTERRUPTED)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(_memory_advice(config, layout)) from error
+        yield
     except BaseException as error:
         if reporter:
             reporter.close("KILLED" if isinstance(error, Interrupted) else "FAILED")
         raise
-    return reporter.finish(train, resumed_from_step=step) if reporter else None
+
+
+@contextmanager
+def _memory_errors_named(config: TrainConfig, layout: Layout) -> Iterator[None]:
+    """Turn torch's out-of-memory errors, of a GPU or of the machine, into ours, with advice."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(_memory_advice(config, layout)) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise OutOfMemory(_memory_advice(config, layout)) from error
 
 
 def _prepare_process(layout: Layout, rank: _Rank) -> str | None:
@@ -208,8 +241,9 @@ def check_overflow(config: TrainConfig, tokenised: Tokenised, split: str) -> Non
 
 
 def _memory_advice(config: TrainConfig, layout: Layout) -> str:
+    where = "GPU" if layout.on_gpu else "machine"
     return (
-        f"the GPU's memory ran out with micro batches of {layout.batching.micro_batch_size} rows of up to "
+        f"the {where}'s memory ran out with micro batches of {layout.batching.micro_batch_size} rows of up to "
         f"{config.data.max_length_tokens} tokens: lower train.micro_batch_size (the global batch stays "
         f"{config.train.global_batch_size}), or set train.activation_checkpointing"
     )

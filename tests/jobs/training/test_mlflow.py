@@ -16,12 +16,16 @@ from typing import Any
 import pytest
 
 from llmjobs.contracts.environment import MLFLOW_URL
+from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
-from llmjobs.training import tracking
+from llmjobs.training import evaluate, plan, promote, tracking, train
 from llmjobs.training.identity import ADAPTERS, CHAMPION
 from llmjobs.training.registry import mirror
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # peft 0.21.2
+]
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +146,46 @@ def test_the_registry_follows_the_lake(client: Any, server: str, lake: Lake, tmp
         aliased = client.get_model_version_by_alias("nightshift-tickets", CHAMPION)
         assert aliased.tags["adapter_version"] == champion
     assert len(client.search_model_versions("name='nightshift-tickets'")) == 2
+
+
+@pytest.fixture
+def signal_handler() -> Iterator[None]:
+    """Jobs take over SIGTERM; hand it back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def night(lake: Lake, tmp_path: Path, published: Any, recipe: Any, tiny_model: Path) -> TrainConfig:
+    published(lake, tmp_path / "dataset", train=range(100, 132), test=range(140, 152))
+    config: TrainConfig = recipe(tiny_model, name="night", evaluate={"metric": "loss"})
+    return config
+
+
+@pytest.mark.usefixtures("no_gpu", "signal_handler", "lake")
+def test_a_whole_night_is_mirrored(
+    client: Any, server: str, night: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MLFLOW_URL, server)  # the lake's fixture took it away
+    config = night
+    assert plan.run(config).needed
+    trained = train.run(config)
+    assert trained.notes == []
+    measured = evaluate.run(config)
+    promoted = promote.run(config)
+    assert promoted.promoted
+    assert promoted.notes == []
+    assert not plan.run(config).needed
+
+    run_id = trained.mlflow_run_url.rpartition("/")[2]
+    assert measured.mlflow_run_url == trained.mlflow_run_url
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert len(client.get_metric_history(run_id, "loss")) == trained.steps
+    assert run.data.metrics["test_loss_adapter"] == pytest.approx(measured.adapter.loss)
+    assert run.data.params["dataset_version"] == trained.dataset_version
+    champion = client.get_model_version_by_alias("nightshift-night", CHAMPION)
+    assert champion.tags["adapter_version"] == trained.version
+    assert champion.run_id == run_id
+    assert promoted.mlflow_model_url == f"{server}/#/models/nightshift-night"

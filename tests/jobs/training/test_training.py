@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from llmjobs.contracts.errors import BadData, Diverged, ExitCode
 from llmjobs.contracts.training import TrainConfig, TrainResult
 from llmjobs.lake import Lake
 from llmjobs.training import evaluate, identity, train, worker
+from llmjobs.training.checkpoints import CheckpointStore
 from llmjobs.training.curves import read_curves
 
 pytestmark = [
@@ -259,3 +261,41 @@ def test_evaluation_meets_the_champion_on_the_same_rows(config: TrainConfig, uni
     assert result.champion.loss == pytest.approx(alone.adapter.loss)
     assert result.base.loss == pytest.approx(alone.base.loss)
     assert result.adapter.loss > result.champion.loss
+
+
+def test_the_loss_on_a_cpu_is_the_one_that_trl_would_take(
+    uninterrupted: TrainResult, config: TrainConfig, tmp_path: Path
+) -> None:
+    from trl import SFTTrainer
+
+    from llmjobs.training.base_model import load_base
+    from llmjobs.training.trainer import build_trainer, training_arguments
+
+    pinned = config.model_copy(update={"dataset_version": uninterrupted.dataset_version})
+    layout = worker.layout_here(pinned)
+    trainer = build_trainer(
+        pinned,
+        layout,
+        rows=worker._load_rows(pinned, pinned.model.name),
+        arguments=training_arguments(pinned, layout, tmp_path),
+        base=load_base(pinned.model.name, pinned.model, pinned.quantisation, device="cpu"),
+        store=CheckpointStore(tmp_path / "checkpoints", {}),
+        callbacks=[],
+    )
+    batch = trainer.data_collator([trainer.train_dataset[n] for n in (0, 5, 11)])
+    answers = (batch["labels"] != -100).sum()
+    trainer.model.eval()
+    found = []
+    for compute_loss in (trainer.compute_loss, partial(SFTTrainer.compute_loss, trainer)):
+        trainer.model.zero_grad()
+        loss = compute_loss(trainer.model, dict(batch), num_items_in_batch=answers)
+        loss.backward()
+        norms = [float(p.grad.norm()) for p in trainer.model.parameters() if p.grad is not None]
+        found.append((float(loss.detach()), sum(norms)))
+        assert trainer._metrics["eval"]["mean_token_accuracy"][-1] == pytest.approx(
+            trainer._metrics["eval"]["mean_token_accuracy"][0]
+        )
+    assert found[0][1] > 0, "no gradient arrived"
+    (loss, gradient), (their_loss, their_gradient) = found
+    assert loss == pytest.approx(their_loss, rel=2e-3)
+    assert gradient == pytest.approx(their_gradient, rel=2e-2)
