@@ -158,7 +158,7 @@ def test_the_job_launches_two_processes_stops_and_goes_on(
     with log.open("wb") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
     deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("lake/work/adapters/*/*/checkpoints/step-*")):
+    while not list((tmp_path / "lake" / "work").glob("adapters/*/*/checkpoints/step-*")):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
