@@ -49,7 +49,9 @@ def test_install_that_brings_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch
 def test_setup_done_once_does_nothing() -> None:
     assert bootstrap.STAMP.read_text() == bootstrap.stamp(), "make setup first"
     before = bootstrap.STAMP.stat().st_mtime_ns
-    done = subprocess.run(["make", "--no-print-directory", "setup"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "setup"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     assert done.stdout + done.stderr == ""
     assert bootstrap.STAMP.stat().st_mtime_ns == before
 
