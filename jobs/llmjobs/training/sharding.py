@@ -93,8 +93,8 @@ def usable_cores() -> int:
 def wait_without_spinning() -> None:
     """Let CPU threads sleep while they wait for each other; call it before torch is loaded.
 
-    A job shares its machine, with Airflow at least. On two busy cores spinning threads took 15 CPU seconds for a
-    step that takes 6; on two idle ones sleeping makes a step a quarter slower (docs/measurements.md).
+    A job shares its machine, with Airflow at least. On busy cores spinning threads more than double a step's CPU
+    time; on idle ones sleeping costs a little wall time.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
