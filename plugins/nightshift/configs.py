@@ -52,10 +52,10 @@ def refuse_wrong_configs(checker_file: str, config_types: Mapping[str, type[JobC
         config_types: DAG file's stem -> config model.
 
     Raises:
-        BadConfig: One line for each wrong field of each wrong file, or a folder of configs that nobody reads.
+        BadConfig: One line for each wrong field of each wrong file, and for a file or folder that nobody reads.
     """
     home = Path(checker_file).parent
-    errors: list[str] = []
+    errors = list(_misnamed(home))
     for folder in sorted(path for path in (home / "configs").iterdir() if path.is_dir()):
         config_type = config_types.get(folder.name)
         if config_type is None:
@@ -66,6 +66,13 @@ def refuse_wrong_configs(checker_file: str, config_types: Mapping[str, type[JobC
         errors += [str(config) for _, config in found if isinstance(config, BadConfig)]
     if errors:
         raise BadConfig("\n".join(errors))
+
+
+def _misnamed(home: Path) -> Iterator[str]:
+    """Yield a sentence for each YAML file that is left out because its name does not end in ``.yaml``."""
+    for path in sorted((home / "configs").rglob("*")):
+        if path.suffix != ".yaml" and path.suffix.lower() in {".yml", ".yaml"}:
+            yield f"{path.relative_to(home)}: is not read; rename it to {path.stem}.yaml"
 
 
 def _read(home: Path, stem: str, config_type: type[ConfigT]) -> Iterator[tuple[str, ConfigT | BadConfig]]:

@@ -97,6 +97,13 @@ def test_configs_that_nobody_checks_are_an_error_too(load: Load, bundle: Path) -
     assert "configs/answer_batch: check_configs.py names no config model for it (toy)" in said
 
 
+@pytest.mark.parametrize("name", ["b.yml", "b.YAML"])
+def test_a_yaml_file_with_another_ending_is_an_error(load: Load, name: str) -> None:
+    bag = load({"a.yaml": "name: a", name: "name: b"})
+    assert set(bag.dags) == {"toy_a"}
+    assert f"configs/toy/{name}: is not read; rename it to b.yaml" in bag.import_errors["check_configs.py"]
+
+
 def test_without_the_checker_the_dag_file_itself_fails(load: Load, bundle: Path) -> None:
     (bundle / "check_configs.py").unlink()
     bag = load({"good.yaml": "name: good", "wrong.yaml": "nme: x"})

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
-from embedded.night import file_stem, last_error, merged
+from embedded.api import Api, Refused, Unreachable
+from embedded.errors import StackError
+from embedded.health import Health
+from embedded.home import Ports
+from embedded.night import file_stem, last_error, merged, refuse_broken_dags
+from embedded.stack import Started
 from embedded.tables import Answer, Figures, print_summary
-from embedded.watch import Followed, describe, name_of, progress_in
+from embedded.watch import Followed, Watch, describe, name_of, progress_in
 
 DATA = {
     "name": "tickets",
@@ -105,6 +112,61 @@ def test_states_are_for_people() -> None:
 def test_run_ids_are_quoted_in_paths() -> None:
     run = Followed("train", "manual__2026-11-23T02:00:00+00:00")
     assert run.path == "dags/train/dagRuns/manual__2026-11-23T02%3A00%3A00%2B00%3A00"
+
+
+RUNNING = {"task_id": "plan", "map_index": -1, "state": "running", "try_number": 1, "start_date": "", "duration": None}
+
+
+def watch(log: Callable[[str], Any]) -> tuple[Watch, list[str]]:
+    """A watch whose API answers with running tasks called plan, and with `log` for the log below a path."""
+
+    def get(path: str, **_: Any) -> Any:
+        if path.endswith("/taskInstances"):
+            return {"task_instances": [RUNNING]}
+        return log(path) if "/logs/" in path else {"state": "running"}
+
+    api = create_autospec(Api, instance=True)
+    api.get.side_effect = get
+    said: list[str] = []
+    return Watch(api, said.append), said
+
+
+@pytest.mark.parametrize("error", [Unreachable("timed out"), Refused("no such log", 404)])
+def test_watch_goes_on_without_a_log(error: Exception) -> None:
+    def fail(path: str) -> Any:
+        raise error
+
+    watching, said = watch(fail)
+    assert watching._look(Followed("train", "night")) == "running"
+    assert [line.split()[-2:] for line in said] == [["plan", "running"]]
+
+
+def test_progress_of_tasks_with_one_name_in_two_dags() -> None:
+    watching, said = watch(lambda path: {"content": [{"event": "step 1/72 loss 2.8"}]})
+    for dag_id in ("train", "refresh"):
+        watching._look(Followed(dag_id, "night"))
+    assert [line.split()[2] for line in said if "step 1/72" in line] == ["train", "refresh"]
+
+
+@pytest.mark.parametrize(
+    "config", ["prepare_instructions/tickets", "train_adapter/tickets", "refresh_embeddings/guide"]
+)
+def test_night_with_a_wrong_config_is_refused_with_the_reason(config: str) -> None:
+    with pytest.raises(StackError, match=rf"cannot run .*\nconfigs/{config}\.yaml: nmae: unknown field$"):
+        refuse_broken_dags(started({"check_configs.py": trace(f"configs/{config}.yaml: nmae: unknown field")}))
+
+
+def test_wrong_config_of_another_night_does_not_matter() -> None:
+    refuse_broken_dags(started({"check_configs.py": trace("configs/prepare_instructions/alpaca_demo.yaml: nmae: no")}))
+    refuse_broken_dags(started({}))
+
+
+def trace(said: str) -> str:
+    return f"Traceback (most recent call last):\nllmjobs.contracts.errors.BadConfig: {said}\n"
+
+
+def started(errors: dict[str, str]) -> Started:
+    return Started(Ports(1, 2, 3), Health(import_errors=errors), was_up=True, cpu_seconds=0.0)
 
 
 def test_later_results_win() -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from embedded.api import Api, Refused, Unreachable, fetch, fetch_json
 from embedded.environment import airflow_url, mlflow_url
@@ -80,11 +81,22 @@ def wait_for_api(home: Home, ports: Ports, *, patience_seconds: float = 180.0) -
         time.sleep(0.25)
 
 
-def expected_dags() -> set[str]:
-    """Return the ids of the DAGs that the YAML files under ``dags/configs`` make: ``<folder>_<file>``."""
+def expected_dags() -> dict[str, str]:
+    """Return the id of each DAG that a YAML file makes, ``<folder>_<file>``, with that file's path below ``dags``."""
     folder = REPOSITORY / "dags"
-    configs = (folder / "configs").glob("*/*.y*ml")
-    return {f"{path.parent.name}_{path.stem}" for path in configs if (folder / f"{path.parent.name}.py").exists()}
+    configs = [path for path in folder.glob("configs/*/*.yaml") if (folder / f"{path.parent.name}.py").exists()]
+    return {f"{path.parent.name}_{path.stem}": path.relative_to(folder).as_posix() for path in configs}
+
+
+def said_of(config: str, errors: dict[str, str]) -> list[str]:
+    """Return the sentences of import errors on one config; the file they are filed under is ``check_configs.py``.
+
+    Args:
+        config: The YAML file's path below ``dags``.
+        errors: DAG file -> stack trace.
+    """
+    lines = [line for trace in errors.values() for line in trace.splitlines()]
+    return [line[line.index(f"{config}:") :] for line in lines if f"{config}:" in line]
 
 
 def _components(api: Api) -> list[str]:
@@ -94,19 +106,23 @@ def _components(api: Api) -> list[str]:
 
 
 def _check_dags(api: Api, health: Health, since: datetime | None) -> None:
-    """Add DAGs that are not parsed yet; a file with an import error is parsed, and its error is kept."""
+    """Add DAGs that are not parsed yet; a file or config with an import error is parsed, and its error is kept."""
     dags = api.get("dags", limit=1000)["dags"]
     fresh = {d["dag_id"] for d in dags if since is None or _moment(d["last_parsed_time"]) >= since}
     errors = api.get("importErrors", limit=1000)["import_errors"]
-    health.import_errors = {e["filename"]: e["stack_trace"] for e in errors}
-    missing = {dag for dag in expected_dags() - fresh if not _has_error(dag, health.import_errors)}
-    health.waiting_for += [f"DAG {dag}" for dag in sorted(missing)]
+    # An error of an earlier start may be mended by now.
+    new = [error for error in errors if since is None or _moment(error["timestamp"]) >= since]
+    health.import_errors = {error["filename"]: error["stack_trace"] for error in new}
+    missing = {dag: config for dag, config in expected_dags().items() if dag not in fresh}
+    health.waiting_for += [
+        f"DAG {dag}" for dag, config in sorted(missing.items()) if not _has_error(config, health.import_errors)
+    ]
 
 
-def _has_error(dag_id: str, errors: dict[str, str]) -> bool:
-    """Return whether the file that makes `dag_id` has an import error."""
-    names = {name.rsplit("/", 1)[-1].split(".")[0] for name in errors}
-    return any(dag_id.startswith(f"{name}_") or dag_id.endswith(f"_{name}") for name in names)
+def _has_error(config: str, errors: dict[str, str]) -> bool:
+    """Return whether `config`, or the DAG file that reads it, has an import error."""
+    dag_file = f"{Path(config).parent.name}.py"
+    return any(Path(name).name == dag_file for name in errors) or bool(said_of(config, errors))
 
 
 def _moment(text: str | None) -> datetime:

@@ -11,6 +11,7 @@ from typing import Any
 from embedded.api import Api, Refused, segment
 from embedded.environment import airflow_url, stack_environment
 from embedded.errors import StackError
+from embedded.health import expected_dags, said_of
 from embedded.home import PYTHON, REPOSITORY, Home
 from embedded.stack import Started
 from embedded.tables import Answer, Figures, print_summary
@@ -180,13 +181,16 @@ def refuse_broken_dags(started: Started) -> None:
     """Check that the DAGs of the night load.
 
     Raises:
-        StackError: One of them does not.
+        StackError: One of them does not; says what is wrong with its config.
     """
-    broken = [
-        n for n in started.health.import_errors if any(d.startswith(file_stem(n)) for d in (PREPARE, TRAIN, REFRESH))
-    ]
+    errors = started.health.import_errors
+    dags = (PREPARE, TRAIN, REFRESH)
+    broken = [name for name in errors if any(dag.startswith(file_stem(name)) for dag in dags)]
     if broken:
         raise StackError(f"the night cannot run while {', '.join(broken)} does not load; the reason is above")
+    wrong = [said for dag, config in expected_dags().items() if dag in dags for said in said_of(config, errors)]
+    if wrong:
+        raise StackError("\n".join(["the night cannot run while a config of its own is wrong:", *wrong]))
 
 
 def file_stem(name: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedded.api import Api, Unreachable, segment
+from embedded.api import Api, Refused, Unreachable, segment
 from embedded.errors import StackError
 
 POLL_SECONDS = 1.5
@@ -49,8 +50,8 @@ class Watch:
     say: Callable[[str], None]
     began: float = field(default_factory=time.monotonic)
     _states: dict[tuple[str, str, int], tuple[str, int]] = field(default_factory=dict)
-    _said: dict[str, str] = field(default_factory=dict)
-    _asked: dict[str, float] = field(default_factory=dict)
+    _said: dict[tuple[str, str], str] = field(default_factory=dict)
+    _asked: dict[tuple[str, str], float] = field(default_factory=dict)
     _moved: float = field(default_factory=time.monotonic)
 
     def until_done(self, runs: list[Followed]) -> list[Followed]:
@@ -98,17 +99,19 @@ class Watch:
 
     def _progress(self, run: Followed, task: dict[str, Any]) -> None:
         """Print the last progress line of a running task's log, when there is a new one."""
-        name = name_of(task)
-        if time.monotonic() - self._asked.get(name, 0.0) < PROGRESS_SECONDS:
+        key = (run.dag_id, name_of(task))
+        if time.monotonic() - self._asked.get(key, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
             return
-        self._asked[name] = time.monotonic()
+        self._asked[key] = time.monotonic()
         path = f"{run.path}/taskInstances/{segment(task['task_id'])}/logs/{max(task['try_number'], 1)}"
-        lines = self.api.get(path, full_content="true", map_index=task["map_index"]).get("content", [])
+        lines: list[Any] = []
+        with suppress(Unreachable, Refused):  # the log is slow, or not there yet: the next look has it
+            lines = self.api.get(path, full_content="true", map_index=task["map_index"]).get("content", [])
         progress = [found for line in lines if (found := progress_in(text_of(line)))]
-        if progress and self._said.get(name) != progress[-1]:
-            self._said[name] = progress[-1]
+        if progress and self._said.get(key) != progress[-1]:
+            self._said[key] = progress[-1]
             self._moved = time.monotonic()
-            self._line(run.dag_id, name, progress[-1])
+            self._line(*key, progress[-1])
 
     def _line(self, dag_id: str, task: str, text: str) -> None:
         self.say(f"{time.monotonic() - self.began:6.0f} s  {dag_id:<30} {task:<34} {text}")
