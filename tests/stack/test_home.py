@@ -39,6 +39,10 @@ def test_free_ports_pass() -> None:
     check_free(free_ports())
 
 
+def test_free_ports_are_none_that_a_client_is_given() -> None:
+    assert all(20_000 <= port < 32_000 for port in vars(free_ports()).values())
+
+
 def test_same_port_twice_is_refused() -> None:
     port = free_ports().airflow
     with pytest.raises(StackError, match="must differ"):
@@ -64,6 +68,23 @@ def test_somebody_elses_folder_is_refused_and_left_alone(tmp_path: Path) -> None
         Home(tmp_path).create()
     assert tmp_path.stat().st_mode & 0o777 == 0o755
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_home_whose_making_was_cut_short_is_still_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, mkdir = Home(tmp_path / "home"), Path.mkdir
+
+    def killed(path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        if path == home.logs:
+            raise KeyboardInterrupt
+        mkdir(path, mode, parents, exist_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", killed)
+        with pytest.raises(KeyboardInterrupt):
+            home.create()
+    assert home.records.is_dir()
+    home.create()
+    assert home.lake.is_dir()
 
 
 def test_secrets_stay_and_differ_between_homes(home: Home, tmp_path: Path) -> None:

@@ -122,12 +122,13 @@ class Home:
         if self.root.exists() and not ours and (not self.root.is_dir() or any(self.root.iterdir())):
             raise StackError(f"{self.root} is no Nightshift home and not empty; set NIGHTSHIFT_HOME to a new folder")
         self.root.mkdir(parents=True, exist_ok=True)
+        # First of all: it marks the folder as ours, also when we are killed before the rest is made.
+        (self.root / "README").write_text("State of a Nightshift stack. Deleting this folder resets everything.\n")
         self.root.chmod(0o711 if os.geteuid() == 0 else 0o700)
         for folder in (self.records, self.logs, self.lake, self.airflow, self.mlflow / "artifacts"):
             folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.run, self.logs, self.lake, self.airflow, self.mlflow):
             folder.chmod(0o700)
-        (self.root / "README").write_text("State of a Nightshift stack. Deleting this folder resets everything.\n")
 
     def secrets(self) -> Secrets:
         """Return this home's secrets; generate and keep them the first time."""
