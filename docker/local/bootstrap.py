@@ -87,7 +87,8 @@ def on_path(*names: str) -> Callable[[], bool]:
 
 PYTHON_311 = Need("Python 3.11", lambda: find_python() is not None, ("python3.11",))
 ENSUREPIP = Need("venv of Python 3.11", has_ensurepip, ("python3.11-venv",))
-CHROMIUM = Need("Chromium", on_path("chromium", "chromium-browser", "google-chrome"), ("chromium", "fonts-liberation"))
+CHROMIUM_COMMANDS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = Need("Chromium", on_path(*CHROMIUM_COMMANDS), ("chromium", "fonts-liberation"))
 COMPILER = Need("a C++ compiler", on_path("g++"), ("g++",))
 HEADERS = Need("headers of Python 3.11", has_headers, ("python3.11-dev",))
 

@@ -15,7 +15,10 @@ from bootstrap import BINARIES, LOCK, REPOSITORY, stop, uv_environment
 
 def main() -> None:
     """Compile the lock and write it."""
-    command = [str(BINARIES / "uv"), "pip", "compile", "--python-version", "3.11", "--quiet", "requirements.in"]
+    uv = BINARIES / "uv"
+    if not uv.exists():
+        stop(f"{uv} is missing, and only uv compiles the lock: `{BINARIES / 'pip'} install uv`, then `make lock` again")
+    command = [str(uv), "pip", "compile", "--python-version", "3.11", "--quiet", "requirements.in"]
     options = ["--no-emit-find-links", "--no-emit-index-url", "--custom-compile-command", "make lock"]
     done = subprocess.run(
         [*command, *options], env=uv_environment(), capture_output=True, text=True, check=False, cwd=REPOSITORY

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from bootstrap import CHROMIUM_COMMANDS
 from tests.fixtures.stack import RunningStack
 
 FOLDER = os.environ.get("NIGHTSHIFT_SCREENSHOTS", "")
@@ -28,7 +29,7 @@ Shoot = Callable[[str], None]
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """The system's Chromium: the set-up installs it with apt."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    path = next(filter(None, map(shutil.which, CHROMIUM_COMMANDS)), None)
     assert path, "there is no Chromium: apt-get install -y chromium"
     # Its own sandbox needs an unprivileged user; the pages are our own stack's.
     options = ["--no-sandbox"] if os.geteuid() == 0 else []

@@ -83,5 +83,14 @@ def test_pips_configuration_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert bootstrap.pip_option("index-url") == ""
 
 
+def test_lock_without_uv_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(lock, "BINARIES", tmp_path)
+    with pytest.raises(SystemExit):
+        lock.main()
+    assert f"`{tmp_path}/pip install uv`" in capsys.readouterr().err
+
+
 def test_local_version_labels_leave_the_lock() -> None:
     assert lock.plain("torch==2.13.0+cpu\n    # via x+y\nab==1\n") == "torch==2.13.0\n    # via x+y\nab==1\n"
