@@ -21,12 +21,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
+from filelock import FileLock
 from psycopg import sql
 
 from embedded.environment import LOOPBACK, database_url
@@ -78,12 +79,20 @@ def prepare(home: Home) -> Server:
         StackError: ``initdb`` failed or the system user cannot be made.
     """
     user = _system_user() if os.geteuid() == 0 else None
-    if user is not None:
-        _remove_orphans()
-    server = Server(_data_folder(home, user), _binaries(user), user)
+    with _shared_alone() if user is not None else nullcontext():
+        if user is not None:
+            _remove_orphans()
+        server = Server(_data_folder(home, user), _binaries(user), user)
     if not (server.data / "PG_VERSION").exists():
         _initialise(server, home.secrets().postgres_password)
     return server
+
+
+def _shared_alone() -> FileLock:
+    """Return the lock of the folder that all homes of this machine share: two stacks may start at the same moment."""
+    SHARED.mkdir(mode=0o755, exist_ok=True)
+    SHARED.chmod(0o755)
+    return FileLock(SHARED / "lock")
 
 
 def wait_until_ready(home: Home, ports: Ports, *, patience_seconds: float = 60.0) -> None:
@@ -153,8 +162,6 @@ def _data_folder(home: Home, user: str | None) -> Path:
 
 def _outside(home: Home) -> Path:
     """Make a data folder that the server's user can reach, and note which home it belongs to."""
-    SHARED.mkdir(mode=0o755, exist_ok=True)
-    SHARED.chmod(0o755)
     folder = Path(tempfile.mkdtemp(prefix=f"data-{home.stack_id}-", dir=SHARED))
     (SHARED / f"{folder.name}.home").write_text(str(home.root))
     return folder
@@ -167,7 +174,7 @@ def _remove_orphans() -> None:
         link = Path(note.read_text()) / "postgres"
         if link.resolve() != folder and not _runs_in(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            note.unlink()
+            note.unlink(missing_ok=True)
 
 
 def _runs_in(folder: Path) -> bool:
@@ -184,7 +191,6 @@ def _binaries(user: str | None) -> Path:
         return installed
     target = SHARED / f"postgresql-{importlib.metadata.version(PACKAGE)}"
     if not target.exists():
-        SHARED.mkdir(mode=0o755, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=SHARED))
         for folder in (SERVER_FOLDER, LIBRARIES_FOLDER):
             shutil.copytree(PACKAGES / folder, temporary / folder, symlinks=True)
