@@ -151,11 +151,11 @@ def _measure(
     Raises:
         BadData: No row is.
     """
-    from peft import PeftModel
-
     from llmjobs.training.base_model import load_base, load_tokenizer, quiet_libraries
 
     quiet_libraries()
+    from peft import PeftModel
+
     config = contestants[0].config
     base = resolve_model(config.model.name, config.model.revision)
     device = "cuda:0" if visible_gpus() else "cpu"
