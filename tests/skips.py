@@ -8,8 +8,6 @@ import pytest
 
 ALLOWED = (
     r"\.\./shared/data|shared/data",  # real data lies beside a developer's clone and is no part of the repository
-    r"every room has a benchmark",  # the frame's message for rooms without one, which then has no room to show
-    r"no CUDA|needs a GPU",  # most machines have none
 )
 """Patterns of the reasons for which a test may be skipped, each with why it is acceptable."""
 
