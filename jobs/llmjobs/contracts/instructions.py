@@ -16,8 +16,8 @@ from pydantic import Field, model_validator
 from llmjobs.contracts.base import JobConfig, JobResult, Strict
 from llmjobs.contracts.errors import BadConfig
 
-Format = Literal["auto", "alpaca", "messages"]
-"""``auto`` decides row by row: a ``messages`` field makes a chat, ``instruction`` makes Alpaca."""
+Format = Literal["auto", "alpaca", "sharegpt", "messages", "dolly", "prompt_completion"]
+"""``auto`` decides row by row, by the columns that a row has."""
 
 Check = Literal["off", "warn", "quarantine", "fail"]
 """What one bad row leads to: nothing; a count; the row is put aside; the whole dataset is refused."""
@@ -25,8 +25,17 @@ Check = Literal["off", "warn", "quarantine", "fail"]
 Repair = Literal["off", "warn", "fix", "quarantine", "fail"]
 """As `Check`, and ``fix``: the row is repaired in a stated way, its text recorded before and after."""
 
+FieldRepair = Literal["off", "warn", "fix", "drop_field", "quarantine", "fail"]
+"""As `Repair`, and ``drop_field``: the optional field that breaks the rule is emptied, its text recorded."""
+
+FieldCheck = Literal["off", "warn", "drop_field", "quarantine", "fail"]
+"""As `FieldRepair`, for rules that know no other repair."""
+
 Refusal = Literal["quarantine", "fail"]
 """As `Check`, for rows that cannot be published whatever one wishes."""
+
+PiiPolicy = Literal["off", "warn", "mask", "quarantine", "fail"]
+"""As `Check`, and ``mask``: each occurrence is replaced by its kind in brackets, for example ``[EMAIL]``."""
 
 
 class RowRules(Strict):
@@ -50,7 +59,7 @@ class RowRules(Strict):
     control_characters: Repair = Field(
         default="fix", description="Control or invisible characters and terminal colours; the fix removes them"
     )
-    no_input_marker: Repair = Field(
+    no_input_marker: FieldRepair = Field(
         default="fix", description="An input that only says that there is none; the fix makes it empty"
     )
     role_order: Check = Field(
@@ -64,7 +73,7 @@ class RowRules(Strict):
     empty_code_block: Check = Field(
         default="quarantine", description="The answer promises code and its code block is empty"
     )
-    url_only_input: Check = Field(
+    url_only_input: FieldCheck = Field(
         default="quarantine", description="The input is only a link, which the answer can but invent"
     )
     refusal: Check = Field(
@@ -84,15 +93,90 @@ class RowRules(Strict):
     invalid_json_answer: Check = Field(
         default="quarantine", description="The answer is not the JSON that the contract's `answer` describes"
     )
+    truncated_answer: Check = Field(
+        default="warn", description="The answer stops in the middle of a sentence, a list or a code block"
+    )
+    language_mismatch: Check = Field(
+        default="warn",
+        description="The answer is in another language than its question, or in none of `limits.languages`",
+    )
+    broken_tools: FieldCheck = Field(
+        default="quarantine", description="Tools or tool calls that are no valid JSON, or a call of an unknown tool"
+    )
     too_long: Check = Field(
         default="quarantine", description="More characters than the contract's `limits.max_characters`"
+    )
+    too_many_tokens: Check = Field(
+        default="quarantine", description="More tokens than the contract's `limits.max_tokens`"
     )
 
 
 class Limits(Strict):
-    """Numbers that rules compare with."""
+    """What rules compare with."""
 
     max_characters: int = Field(default=20_000, ge=1, description="Characters of all turns of a row together")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Tokens of the rendered row, special tokens included; needs `tokenizer`"
+    )
+    tokenizer: str | None = Field(default=None, description="Model whose tokenizer and chat template count the tokens")
+    languages: tuple[str, ...] = Field(
+        default=(), description="ISO 639-1 codes that an answer may be in; empty: that of its question"
+    )
+
+    @model_validator(mode="after")
+    def _tokens_need_a_tokenizer(self) -> Self:
+        if self.max_tokens is not None and self.tokenizer is None:
+            raise ValueError(f"limits.max_tokens ({self.max_tokens}) needs limits.tokenizer: tokens of which model?")
+        return self
+
+
+class Pii(Strict):
+    """Personal data and secrets: one field a kind. What was found is never written to a log or a report."""
+
+    email: PiiPolicy = Field(default="mask", description="E-mail address")
+    phone: PiiPolicy = Field(default="mask", description="Telephone number in international or a usual national form")
+    iban: PiiPolicy = Field(default="mask", description="Bank account number with a right checksum (ISO 13616)")
+    card: PiiPolicy = Field(default="mask", description="Payment card number with a right checksum (Luhn)")
+    ip: PiiPolicy = Field(default="warn", description="Public IPv4 or IPv6 address")
+    api_key: PiiPolicy = Field(default="quarantine", description="Key of a known provider's form, or a bearer token")
+    private_key: PiiPolicy = Field(default="quarantine", description="PEM block of a private key")
+    engine: Literal["builtin", "presidio"] = Field(
+        default="builtin", description="presidio also runs presidio-analyzer, which must be installed, on every text"
+    )
+
+
+class Mapping(Strict):
+    """Which column of a file says what. A dot reaches into an object: ``payload.question``.
+
+    Either `messages`, or `instruction` and `output`.
+    """
+
+    instruction: str | None = None
+    input: str | None = None
+    output: str | None = None
+    system: str | None = None
+    messages: str | None = Field(default=None, description="Column with a list of turns")
+    role: str = Field(default="role", description="Within a turn: who speaks")
+    content: str = Field(default="content", description="Within a turn: what is said")
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(
+        default_factory=dict, description="Names of roles that differ from ours, for example {human: user}"
+    )
+    tools: str | None = Field(default=None, description="Column with the tools' JSON")
+    topic: str | None = Field(default=None, description="Column with a category")
+    label: str | None = Field(default=None, description="Column with the label whose mix is watched")
+    licence: str | None = Field(default=None, description="Column with the row's licence")
+    source: str | None = Field(default=None, description="Column that says where the row is from")
+    conversation: str | None = Field(
+        default=None, description="Column with a conversation's id; its rows are all on the same side of the split"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.messages is None and (self.instruction is None or self.output is None):
+            raise ValueError("mapping must name either `messages`, or `instruction` and `output`")
+        if self.messages is not None and (self.instruction is not None or self.output is not None):
+            raise ValueError("mapping names `messages` and also `instruction` or `output`: give one of the two ways")
+        return self
 
 
 class JsonField(Strict):
@@ -112,16 +196,21 @@ class Answer(Strict):
     additional_fields: bool = Field(
         default=False, description="Whether a JSON answer may hold fields that are not named here"
     )
+    label: str | None = Field(default=None, description="Field of a JSON answer that is the row's label")
 
     @model_validator(mode="after")
     def _fields_need_json(self) -> Self:
         if self.fields and self.format != "json":
             raise ValueError(f"answer.fields names {len(self.fields)} fields, which needs answer.format: json")
+        if self.label is not None and self.label not in self.fields:
+            raise ValueError(
+                f"answer.label {self.label!r} is none of answer.fields: {', '.join(self.fields) or 'none'}"
+            )
         return self
 
 
 class Budgets(Strict):
-    """Limits on the dataset as a whole; beyond one, nothing is published."""
+    """Limits on the dataset as a whole. Beyond a ``max`` nothing is published; beyond a ``warn`` a person is asked."""
 
     max_quarantined_share: float = Field(
         default=0.1,
@@ -130,15 +219,140 @@ class Budgets(Strict):
         title="Largest quarantined share",
         description="Quarantined rows divided by rows in, 0 to 1",
     )
+    warn_quarantined_share: float | None = Field(
+        default=None, ge=0, le=1, title="Quarantined share to ask about", description="Beyond it a person is asked"
+    )
     min_rows: int = Field(
         default=1, ge=1, title="Fewest published rows", description="Rows that a version must at least hold"
     )
+    max_lost_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        title="Largest lost share",
+        description="Fewer rows than the last version, as a share of its rows",
+    )
+    warn_lost_share: float | None = Field(
+        default=None, ge=0, le=1, title="Lost share to ask about", description="Beyond it a person is asked"
+    )
+
+    @model_validator(mode="after")
+    def _asked_before_refused(self) -> Self:
+        for name in ("quarantined_share", "lost_share"):
+            warn, most = getattr(self, f"warn_{name}"), getattr(self, f"max_{name}")
+            if warn is not None and most is not None and warn >= most:
+                raise ValueError(f"warn_{name} ({warn:g}) must be below max_{name} ({most:g}), or nobody is ever asked")
+        return self
+
+
+class Shift(Strict):
+    """Limits of one kind of drift; empty: only reported."""
+
+    warn: float | None = Field(default=None, ge=0, le=1, description="Beyond it a person is asked")
+    fail: float | None = Field(default=None, ge=0, le=1, description="Beyond it nothing is published")
+
+    @model_validator(mode="after")
+    def _asked_before_refused(self) -> Self:
+        if self.warn is not None and self.fail is not None and self.warn >= self.fail:
+            raise ValueError(f"warn ({self.warn:g}) must be below fail ({self.fail:g}), or nobody is ever asked")
+        return self
+
+
+class Drift(Strict):
+    """How far the published rows may be from those of the last published version, each from 0 (same) to 1.
+
+    `length` is the Kolmogorov-Smirnov statistic of the characters of a row, the others are Jensen-Shannon distances
+    (base 2) of shares.
+    """
+
+    length: Shift = Shift()
+    language: Shift = Shift()
+    topic: Shift = Shift()
+    source: Shift = Shift()
+    label: Shift = Shift()
 
 
 class Dedupe(Strict):
     """How repeated rows are found."""
 
     exact: bool = Field(default=True, description="Drop rows that are equal but for white space and letter case")
+    near_threshold: float | None = Field(
+        default=None,
+        ge=0.5,
+        le=1,
+        description="Drop rows whose text is so similar to one that stays (Jaccard, 0.5 to 1); empty: keep them",
+    )
+    across: tuple[str, ...] = Field(
+        default=(), description="Other datasets of the lake: a row of their current versions is a duplicate here"
+    )
+
+
+class EvaluationSet(Strict):
+    """Rows that no published train row may match."""
+
+    name: str = Field(min_length=1)
+    source: str = Field(min_length=1, description="Globs, one a line, as in a config")
+    format: Format = "auto"
+    mapping: Mapping | None = None
+
+
+class Leaks(Strict):
+    """What no train row may match: validation and test of the dataset itself, and the sets named here.
+
+    A row matches when its first prompt is the same but for white space and letter case; or when the whole of it is
+    nearly the same.
+    """
+
+    severity: Literal["off", "warn", "quarantine", "fail"] = "quarantine"
+    near_threshold: float | None = Field(
+        default=0.9, ge=0.5, le=1, description="Jaccard similarity from which two rows match; empty: only exactly"
+    )
+    sets: tuple[EvaluationSet, ...] = ()
+
+
+class Judge(Strict):
+    """A model behind an OpenAI-compatible endpoint that gives each row a mark from 1 to 5."""
+
+    url: str = Field(min_length=1, description="Base URL, for example http://vllm.internal:8000/v1")
+    model: str = Field(min_length=1)
+    key_variable: str | None = Field(default=None, description="Environment variable that holds the API key")
+    max_rows: int = Field(default=10_000, ge=1, description="More rows are not sent; those keep their other signals")
+
+
+class TrainBudget(Strict):
+    """How much of the train side is published: one of both."""
+
+    rows: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1, description="Of limits.tokenizer, else estimated from characters")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.rows is None) == (self.tokens is None):
+            raise ValueError("budget must hold either `rows` or `tokens`")
+        return self
+
+
+class Quality(Strict):
+    """A score for each row, from 0 to 1, and the order in which a budget takes rows."""
+
+    score: bool = Field(default=False, description="Score and rank the rows; a budget needs it")
+    similarity: bool = Field(
+        default=False, description="Let the embedding model compare question and answer: slow, about 30 rows/s a core"
+    )
+    embedding_model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    judge: Judge | None = None
+    diversity: float = Field(
+        default=0.3, ge=0, le=1, description="Weight of being unlike the rows chosen before, against the score"
+    )
+    budget: TrainBudget | None = None
+
+    @model_validator(mode="after")
+    def _needs_a_score(self) -> Self:
+        wanted = [name for name in ("budget", "judge") if getattr(self, name) is not None]
+        wanted += ["similarity"] if self.similarity else []
+        if wanted and not self.score:
+            raise ValueError(f"quality.{wanted[0]} needs quality.score: true")
+        return self
 
 
 class Split(Strict):
@@ -163,16 +377,67 @@ class DataContract(JobConfig):
     owner: str = Field(min_length=1, description="Who answers for the data")
     description: str = ""
     format: Format = "auto"
+    mapping: Mapping | None = Field(default=None, description="For columns of other names; replaces `format`")
     answer: Answer = Answer()
     rules: RowRules = RowRules()
+    pii: Pii = Pii()
     limits: Limits = Limits()
     budgets: Budgets = Budgets()
+    drift: Drift = Drift()
     dedupe: Dedupe = Dedupe()
+    leaks: Leaks = Leaks()
     split: Split = Split()
+    quality: Quality = Quality()
+
+    @model_validator(mode="after")
+    def _one_format(self) -> Self:
+        if self.mapping is not None and self.format != "auto":
+            raise ValueError(f"mapping and format ({self.format}) clash: a mapping says all that a format would")
+        return self
+
+    def severities(self) -> dict[str, str]:
+        """Return flag -> severity, for every flag of `FLAGS`."""
+        pii = self.pii.model_dump(exclude={"engine"})
+        return {
+            **self.rules.model_dump(),
+            **{f"pii_{kind}": policy for kind, policy in pii.items()},
+            "leak": self.leaks.severity,
+            "taken_down": "quarantine",
+        }
 
     def publishing_digest(self) -> str:
-        """Return the digest of what decides the published rows; prose and budgets do not."""
-        return self.digest(exclude={"owner", "description", "budgets"})
+        """Return the digest of what decides the published rows; prose, budgets and drift limits do not."""
+        return self.digest(exclude={"owner", "description", "budgets", "drift"})
+
+
+RULES = tuple(RowRules.model_fields)
+PII_KINDS = tuple(name for name in Pii.model_fields if name != "engine")
+PII_FLAGS = tuple(f"pii_{kind}" for kind in PII_KINDS)
+FLAGS = (*RULES, *PII_FLAGS, "leak", "taken_down")
+"""Every reason that a row can have, in the order in which they are shown."""
+
+
+class Source(Strict):
+    """One source of a mix."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="What `source` of its rows says")
+    files: str = Field(min_length=1, description="Globs, one a line")
+    weight: float | None = Field(
+        default=None, gt=0, description="Its part of the train rows, relative to the other weights; empty: all it has"
+    )
+    licence: str = Field(default="", description="Licence of its rows, where a row does not say it itself")
+    format: Format | None = Field(default=None, description="Instead of the contract's")
+    mapping: Mapping | None = Field(default=None, description="Instead of the contract's")
+
+
+class Target(Strict):
+    """A form in which the published rows are written out as training text, with token counts."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the files: <name>.train.parquet, ...")
+    template: Literal["alpaca", "chatml", "model"] = Field(
+        default="model", description="Alpaca's prompt, ChatML, or the model's own chat template"
+    )
+    model: str = Field(min_length=1, description="Model whose tokenizer counts, as in a training's `model.name`")
 
 
 class PrepareConfig(JobConfig):
@@ -180,15 +445,50 @@ class PrepareConfig(JobConfig):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the dataset in the lake and of its asset")
     source: str = Field(
-        min_length=1,
+        default="",
         title="Source files",
-        description="One glob a line: below the lake (raw/tickets/*.json*) or an fsspec URL (s3://bucket/rows/*.jsonl)",
+        description="One glob or folder a line: below the lake (raw/tickets/*.json*) or an fsspec URL "
+        "(s3://bucket/rows/*.jsonl); {date} is each day up to the end of the run's data interval",
         json_schema_extra={"format": "multiline"},
+    )
+    sources: tuple[Source, ...] = Field(default=(), description="Instead of `source`: several, mixed by weight")
+    connection: str | None = Field(
+        default=None, title="Connection", description="Airflow connection with the credentials of s3:// sources"
     )
     schedule: str | None = Field(
         default=None, description="Cron expression in UTC; without one the DAG is started by hand"
     )
+    map_files: bool = Field(
+        default=False,
+        description="Examine each file in a task of its own: for large inputs; an unchanged file costs nothing",
+    )
+    approval_hours: float = Field(
+        default=24,
+        gt=0,
+        description="How long a run waits for a person where a warn limit is broken; then it is refused",
+    )
+    targets: tuple[Target, ...] = Field(default=(), description="Forms in which the published rows are written out")
     contract: DataContract
+
+    dry_run: bool = Field(default=False, title="Dry run", description="Examine and report; publish nothing")
+    replay: str = Field(
+        default="",
+        title="Replay quarantine",
+        description="Quarantined rows of an audit (its version, or `last`) again, on top of the current version",
+    )
+    rollback_to: str = Field(
+        default="", title="Roll back to", description="Version to make current again; nothing else happens then"
+    )
+    interval_end: str = Field(default="", description="End of the run's data interval, ISO 8601; set by Airflow")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.source.strip()) == bool(self.sources):
+            raise ValueError("give either `source` or `sources`")
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two sources have one name: {', '.join(names)}")
+        return self
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
@@ -207,8 +507,13 @@ class PrepareConfig(JobConfig):
 
     @property
     def globs(self) -> list[str]:
-        """The lines of `source`, without blank ones."""
-        return [line.strip() for line in self.source.splitlines() if line.strip()]
+        """The lines of all sources, without blank ones."""
+        return [line.strip() for source in self.inputs for line in source.files.splitlines() if line.strip()]
+
+    @property
+    def inputs(self) -> tuple[Source, ...]:
+        """The sources of the run; a plain `source` is one without weight, named after the dataset."""
+        return self.sources or (Source(name=self.name, files=self.source),)
 
 
 def _contract(config_path: Path, name: str) -> DataContract:
@@ -223,28 +528,41 @@ def _contract(config_path: Path, name: str) -> DataContract:
 class PrepareResult(JobResult):
     """Figures of one run; the whole of them is in the audit's manifest.
 
-    ``rows_in = published + quarantined + duplicates`` always holds.
+    ``rows_in = published + quarantined + duplicates + left_out`` always holds.
 
     Attributes:
-        version: The dataset version that ``current`` points at.
+        version: The dataset version of this run; with verdict ``accepted`` it is what ``current`` points at.
+        verdict: ``accepted``; ``ask``: beyond a warn limit, so a person decides; ``dry_run``: nothing was published.
         changed: Whether this run moved ``current``.
-        reasons: Rule -> quarantined rows that broke it, the most frequent first; a row can break several.
+        base_version: The published version that this run was compared with; empty before the first.
+        added_rows: Rows that the base version does not have.
+        removed_rows: Rows that only the base version has.
+        left_out: Good rows that a budget or a mix had no room for.
+        reasons: Flag -> quarantined rows that have it, the most frequent first; a row can have several.
+        summary: The diff in a few lines of Markdown, for the person who is asked.
         audit_version: Version of ``audits/<name>`` that holds report, quarantine, duplicates and verdict.
     """
 
     name: str
     version: str
+    verdict: Literal["accepted", "ask", "dry_run"] = "accepted"
     changed: bool
+    base_version: str = ""
     rows_in: int
     published: int
     quarantined: int
     duplicates: int
+    left_out: int = 0
     fixed: int
     warned: int
+    masked: int = 0
     train_rows: int
     validation_rows: int
     test_rows: int
+    added_rows: int = 0
+    removed_rows: int = 0
     reasons: dict[str, int]
+    summary: str = ""
     audit_version: str
     report_url: str
     quarantine_url: str

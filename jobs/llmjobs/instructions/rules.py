@@ -145,6 +145,10 @@ def flags(contract: DataContract) -> list[pl.Expr]:
         & ((normalised(answer) == normalised(question)) | (normalised(answer) == normalised(instruction))),
         "image_request": question.str.contains(_IMAGE),
         "invalid_json_answer": pl.col("json_problem").is_not_null(),
+        "truncated_answer": pl.lit(value=False),
+        "language_mismatch": pl.lit(value=False),
+        "broken_tools": pl.lit(value=False),
+        "too_many_tokens": pl.lit(value=False),
         "too_long": pl.col("characters") > contract.limits.max_characters,
     }
     return [expression.fill_null(value=False).alias(name) for name, expression in found.items()]
