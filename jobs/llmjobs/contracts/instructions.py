@@ -480,6 +480,7 @@ class PrepareConfig(JobConfig):
         default="", title="Roll back to", description="Version to make current again; nothing else happens then"
     )
     interval_end: str = Field(default="", description="End of the run's data interval, ISO 8601; set by Airflow")
+    only_file: str = Field(default="", description="The one file that a mapped task examines; set by Airflow")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -567,3 +568,54 @@ class PrepareResult(JobResult):
     report_url: str
     quarantine_url: str
     dataset_url: str
+
+
+class FilesResult(JobResult):
+    """Which files a run reads (``llmjobs.instructions.files``); each is one mapped task.
+
+    Attributes:
+        files: Their labels, sorted, as `PrepareConfig.only_file` takes them.
+        bytes: Of all together.
+    """
+
+    files: list[str]
+    bytes: int
+
+
+class ExamineResult(JobResult):
+    """What one mapped task (``llmjobs.instructions.examine``) found in its file.
+
+    Attributes:
+        file: Label of the file.
+        part: Version of ``parts/<name>`` in the lake that holds the examined rows, which `prepare` picks up.
+        cached: Whether an earlier run had examined this very file under this very contract.
+    """
+
+    file: str
+    part: str
+    cached: bool
+    rows_in: int
+    quarantined: int
+
+
+class PublishConfig(JobConfig):
+    """Config of ``llmjobs.instructions.publish``: a version that is there becomes the current one."""
+
+    name: str = Field(min_length=1)
+    version: str = Field(min_length=1)
+    reason: str = Field(min_length=1, description="Who or what decided; kept with the pointer")
+
+
+class PublishResult(JobResult):
+    """What a publication changed.
+
+    Attributes:
+        version: What ``current`` points at now.
+        previous: What it pointed at before; empty when nothing.
+        changed: Whether the two differ.
+    """
+
+    name: str
+    version: str
+    previous: str
+    changed: bool
