@@ -173,6 +173,14 @@ class Lake:
         with self.fs.open(str(self._root / path), mode) as file:
             yield file
 
+    def read_text(self, path: str) -> str | None:
+        """Return the text of a file by its path relative to the lake, None when there is no such file."""
+        return self._read_text(self._root / path)
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write a file by its path relative to the lake; readers see the old text or the new one."""
+        self._write_text(self._root / path, text)
+
     def working_folder(self, *parts: str) -> Path | None:
         """Return a folder of a local lake for files that are not published, such as checkpoints; None if remote."""
         if not self._local:
