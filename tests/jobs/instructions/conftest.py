@@ -1,10 +1,12 @@
 """A lake of its own for each test, a config with one contract, and the rows that the tests are about."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from llmjobs.contracts.instructions import PrepareConfig
@@ -68,3 +70,19 @@ def alpaca(number: int, **changes: str) -> dict[str, str]:
 @pytest.fixture
 def good() -> Callable[..., dict[str, str]]:
     return alpaca
+
+
+@pytest.fixture
+def publish(lake: Lake, tmp_path: Path) -> Callable[..., str]:
+    """Publish a version of the dataset ``rows`` that asks each text, without preparing it; return its version."""
+
+    def make(version: str, texts: list[str]) -> str:
+        folder = tmp_path / "published" / version
+        folder.mkdir(parents=True)
+        turns = [[{"role": "user", "content": t}, {"role": "assistant", "content": "An answer."}] for t in texts]
+        ids = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+        pl.DataFrame({"row_id": ids, "messages": turns}).write_parquet(folder / "train.parquet")
+        lake.publish(folder, kind="datasets", name="rows", version=version, metrics={"published": len(texts)})
+        return version
+
+    return make

@@ -1,0 +1,128 @@
+"""Taking rows down: a list of ids only, and where the rows are already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from llmjobs.contracts.errors import BadConfig, BadData
+from llmjobs.instructions import takedown
+from llmjobs.lake import Lake
+
+Publish = Callable[..., str]
+SECRET = "Jane Roe of Springfield asked this"
+
+
+def listed(lake: Lake) -> str:
+    path = Path(lake.url.removeprefix("file://"), "takedowns/rows.jsonl")
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def row_id(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.fixture
+def history(lake: Lake, publish: Publish, tmp_path: Path) -> None:
+    """Two versions with the row and one without; an adapter and a rendered text of the first, and audits."""
+    publish("v1", ["harmless", SECRET])
+    publish("v2", [SECRET, "other"])
+    publish("v3", ["other"])
+    lake.move_pointer("datasets", "rows", "current", "v2")
+    folder = tmp_path / "made"
+    folder.mkdir()
+    for kind, name, version, dataset_version in (
+        ("adapters", "small", "a1", "v1"), ("adapters", "small", "a3", "v3"), ("renders", "rows", "r2", "v2"),
+        ("adapters", "foreign", "a9", "v1"),
+    ):  # fmt: skip
+        dataset = "others" if name == "foreign" else "rows"
+        inputs = {"dataset": dataset, "dataset_version": dataset_version}
+        lake.publish(folder, kind=kind, name=name, version=version, inputs=inputs)
+    raw = json.dumps({"instruction": SECRET.upper(), "output": "an answer"})
+    lines = [json.dumps({"raw": raw}), json.dumps({"raw": "{broken"})]
+    (folder / "quarantine.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    pl.DataFrame({"row_id": [row_id("other")], "kept": [1]}).write_parquet(folder / "duplicates.parquet")
+    lake.publish(folder, kind="audits", name="rows", version="quotes")
+    (folder / "quarantine.jsonl").write_text(json.dumps({"raw": "something else"}), encoding="utf-8")
+    lake.publish(folder, kind="audits", name="rows", version="quotes_not")
+
+
+@pytest.mark.usefixtures("history")
+def test_a_text_finds_its_rows_and_everything_that_holds_them(lake: Lake) -> None:
+    found = takedown.take_down(lake, "rows", texts=["jane roe   OF springfield"], reason="asked by the author")
+    assert found.row_ids == found.added == [row_id(SECRET)]
+    assert found.versions == {"v1": 1, "v2": 1}
+    assert found.current == "v2"
+    assert [(one.kind, one.name, one.version) for one in found.made] == [
+        ("adapters", "small", "a1"),
+        ("renders", "rows", "r2"),
+    ]
+    assert found.audits == {"quotes": ["quarantine.jsonl"]}
+    assert takedown.taken_down(lake, "rows") == {row_id(SECRET)}
+
+
+@pytest.mark.usefixtures("history")
+def test_a_row_id_finds_the_same(lake: Lake) -> None:
+    by_id = takedown.take_down(lake, "rows", row_ids=[row_id(SECRET)], reason="asked")
+    assert (by_id.versions, by_id.current, by_id.audits) == ({"v1": 1, "v2": 1}, "v2", {})
+    of_duplicate = takedown.take_down(lake, "rows", row_ids=[row_id("other")], reason="asked")
+    assert of_duplicate.audits == {"quotes": ["duplicates.parquet"], "quotes_not": ["duplicates.parquet"]}
+
+
+@pytest.mark.usefixtures("history")
+def test_neither_the_list_nor_the_command_quotes_the_text(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--dataset", "rows", "--containing", "Springfield", "--reason", "asked by the author"]
+    assert takedown.main(command) == 0
+    said = capsys.readouterr().out
+    assert "version  v2: 1 row(s)  <- current" in said
+    assert "adapter  small a1" in said
+    assert "audit    quotes: quarantine.jsonl" in said
+    assert "retrain" in said
+    kept = json.loads(listed(lake))
+    assert sorted(kept) == ["reason", "row_id", "when", "who"]
+    assert kept["reason"] == "asked by the author"
+    assert "springfield" not in (said + listed(lake)).lower()
+
+
+@pytest.mark.usefixtures("history")
+def test_a_second_takedown_adds_nothing_and_still_answers(lake: Lake) -> None:
+    takedown.take_down(lake, "rows", texts=["springfield"], reason="asked")
+    before = listed(lake)
+    again = takedown.take_down(lake, "rows", row_ids=[row_id(SECRET)], reason="asked again")
+    assert again.added == []
+    assert again.versions == {"v1": 1, "v2": 1}
+    assert listed(lake) == before
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize(
+    ("question", "error", "said"),
+    [
+        ({"row_ids": ["no such", row_id(SECRET)]}, BadData, "no version holds row no such; give whole row ids"),
+        ({"texts": ["nobody said this"]}, BadData, r"no row of its 3 version\(s\) holds the text"),
+        ({}, BadConfig, "at least one row id or text"),
+    ],
+)
+def test_what_is_nowhere_is_refused_and_nothing_written(
+    lake: Lake, question: dict[str, list[str]], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        takedown.take_down(lake, "rows", reason="asked", **question)
+    assert listed(lake) == ""
+
+
+def test_nothing_is_taken_down_where_there_is_no_list(lake: Lake) -> None:
+    assert takedown.taken_down(lake, "rows") == frozenset()
+
+
+def test_a_broken_list_stops_the_night_instead_of_publishing(lake: Lake) -> None:
+    path = Path(lake.url.removeprefix("file://"), "takedowns/rows.jsonl")
+    path.parent.mkdir(parents=True)
+    path.write_text('{"row_id": "a"}\n{"row": "b"}\n', encoding="utf-8")
+    with pytest.raises(BadData, match=r"takedowns/rows\.jsonl line 2"):
+        takedown.taken_down(lake, "rows")
