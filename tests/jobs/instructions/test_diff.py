@@ -205,14 +205,14 @@ def test_a_version_without_rows_is_compared_but_for_its_mix() -> None:
 
 # --- statistics
 
-lengths = st.lists(st.integers(0, 40), min_size=1, max_size=60)
+lengths = st.lists(st.integers(0, 40), min_size=2, max_size=60)
 mixes = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 9), min_size=1).filter(lambda mix: sum(mix.values()))
 
 
 @settings(max_examples=100, deadline=None)
 @given(one=lengths, other=lengths)
 def test_kolmogorov_smirnov_is_scipys(one: list[int], other: list[int]) -> None:
-    expected = ks_2samp(one, other, method="exact").statistic
+    expected = ks_2samp(one, other, method="asymp").statistic
     assert math.isclose(kolmogorov_smirnov(pl.Series(one), pl.Series([*other, None])), expected, abs_tol=1e-12)
 
 
