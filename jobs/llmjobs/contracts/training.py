@@ -75,6 +75,13 @@ class Data(Strict):
         le=1,
         description="Refuse the dataset when more than this share of its rows would be dropped",
     )
+    fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        title="Fraction",
+        description="Part of the train rows, the best by the dataset's rank; below 1 the contract must score its rows",
+    )
 
 
 class Train(Strict):
@@ -235,6 +242,9 @@ class TrainConfig(JobConfig):
         whole = self.model_dump(mode="json", include={"quantisation", "lora", "data", "train"})
         for field in ("micro_batch_size", "activation_checkpointing"):
             del whole["train"][field]
+        if self.data.fraction == 1:
+            # All rows were trained on before there were fractions: those adapters stay what they are.
+            del whole["data"]["fraction"]
         return {**whole, "dtype": self.model.dtype}
 
     def adapter_version(self, dataset_version: str, base_revision: str) -> str:

@@ -23,16 +23,6 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 
 
-def load_tokenizer(path: str) -> Any:
-    """Return the tokenizer of a model folder, with a padding token."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def load_base(path: str, model: Model, quantisation: Quantisation, *, device: str | None) -> Any:
     """Return the base as a causal language model, quantised if so configured, ready to train adapters on.
 

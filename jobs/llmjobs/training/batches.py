@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmjobs.training.tokenisation import IGNORED, TokenRow
+from llmjobs.rendering import IGNORED
+from llmjobs.training.tokenisation import TokenRow
 
 
 def answer_columns(labels: Any) -> tuple[Any, Any]:

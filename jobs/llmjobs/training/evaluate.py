@@ -21,6 +21,7 @@ from llmjobs.contracts.manifest import Manifest
 from llmjobs.contracts.training import EVALUATION_SCHEMA, EvaluateResult, Score, TrainConfig
 from llmjobs.lake import Lake
 from llmjobs.models import resolve_model
+from llmjobs.rendering import ChatRow, load_tokenizer
 from llmjobs.results import main
 from llmjobs.training.adapter_files import RECIPE
 from llmjobs.training.identity import (
@@ -35,7 +36,7 @@ from llmjobs.training.rows import read_split, row_ids
 from llmjobs.training.scoring import RowScore, score_rows, summarise
 from llmjobs.training.sharding import visible_gpus, wait_without_spinning
 from llmjobs.training.stopping import StopSignal
-from llmjobs.training.tokenisation import ChatRow, TokenRow, tokenise
+from llmjobs.training.tokenisation import TokenRow, tokenise
 from llmjobs.training.tracking import reach
 
 logger = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ def _measure(
     Raises:
         BadData: No row is.
     """
-    from llmjobs.training.base_model import load_base, load_tokenizer, quiet_libraries
+    from llmjobs.training.base_model import load_base, quiet_libraries
 
     quiet_libraries()
     from peft import PeftModel

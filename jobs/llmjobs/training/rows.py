@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from llmjobs.contracts.errors import BadData
 from llmjobs.lake import Lake
-from llmjobs.training.tokenisation import ChatRow
+from llmjobs.rendering import ChatRow
 
 KIND = "datasets"
 POINTER = "current"
 
-_COLUMNS = ["row_id", "messages", "source_file", "source_line"]
+_COLUMNS = ("row_id", "messages", "tools", "source_file", "source_line", "rank")
+"""What is read of a row where the version has it; early versions have neither ``tools`` nor ``rank``."""
 
 
 def dataset_version(lake: Lake, name: str, version: str = "") -> str:
@@ -31,11 +34,18 @@ def dataset_version(lake: Lake, name: str, version: str = "") -> str:
     return version
 
 
-def read_split(lake: Lake, name: str, version: str, split: str) -> list[ChatRow]:
+def read_split(lake: Lake, name: str, version: str, split: str, *, fraction: float = 1.0) -> list[ChatRow]:
     """Return the rows of one split (``train``, ``validation``, ``test``) in the order of the file.
 
+    Args:
+        lake: Where the version is.
+        name: The dataset's name.
+        version: Its version.
+        split: Which side.
+        fraction: Part of the rows, rounded up: the best by the dataset's own ``rank``.
+
     Raises:
-        BadData: The version or its file is absent or broken.
+        BadData: The version or its file is absent or broken; or it has no ranks and `fraction` needs them.
     """
     import pyarrow.parquet as pq
 
@@ -43,8 +53,33 @@ def read_split(lake: Lake, name: str, version: str, split: str) -> list[ChatRow]
         path = lake.fetch(KIND, name, version, Path(scratch)) / f"{split}.parquet"
         if not path.is_file():
             raise BadData(f"dataset {name}, version {version}: it has no {split}.parquet")
-        table = pq.read_table(path, columns=_COLUMNS).to_pylist()
-    return [ChatRow(row["row_id"], row["messages"], f"{row['source_file']} line {row['source_line']}") for row in table]
+        present = pq.read_schema(path).names
+        rows = pq.read_table(path, columns=[column for column in _COLUMNS if column in present]).to_pylist()
+    if fraction < 1:
+        rows = _best(rows, fraction, f"dataset {name}, version {version}")
+    return [ChatRow(row["row_id"], row["messages"], _origin(row), row.get("tools")) for row in rows]
+
+
+def _best(rows: list[dict[str, Any]], fraction: float, where: str) -> list[dict[str, Any]]:
+    """Return the rows of the lowest ranks, in the order of the file."""
+    unranked = sum(row.get("rank") is None for row in rows)
+    if unranked:
+        raise BadData(
+            f"{where}: {unranked} of {len(rows)} train rows have no rank, so data.fraction {fraction:g} cannot tell "
+            "the best; the contract needs quality.score: true"
+        )
+    order = sorted(range(len(rows)), key=lambda index: rows[index]["rank"])
+    return [rows[index] for index in sorted(order[: rows_of_fraction(fraction, len(rows))])]
+
+
+def rows_of_fraction(fraction: float, rows: int) -> int:
+    """Return how many rows a fraction is, rounded up; 0.1 of 30 is 3, although 0.1 * 30 is a little more in floats."""
+    return min(rows, max(1, math.ceil(round(fraction * rows, 6))))
+
+
+def _origin(row: dict[str, Any]) -> str:
+    file, line = row.get("source_file"), row.get("source_line")
+    return f"{file} line {line}" if file else ""
 
 
 def row_ids(lake: Lake, name: str, version: str, split: str) -> set[str]:

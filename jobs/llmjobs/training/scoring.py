@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmjobs.contracts.training import Score
+from llmjobs.rendering import IGNORED
 from llmjobs.training.batches import answer_columns, padded
-from llmjobs.training.tokenisation import IGNORED, TokenRow
+from llmjobs.training.tokenisation import TokenRow
 
 
 @dataclass(frozen=True)

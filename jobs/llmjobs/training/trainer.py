@@ -10,11 +10,12 @@ from transformers import Trainer, TrainerCallback  # noqa: TID253
 from trl import SFTConfig, SFTTrainer  # noqa: TID253
 
 from llmjobs.contracts.training import TrainConfig
+from llmjobs.rendering import IGNORED
 from llmjobs.training.base_model import adapter_config
 from llmjobs.training.batches import answer_columns
 from llmjobs.training.checkpoints import CheckpointStore
 from llmjobs.training.sharding import Layout, deepspeed_settings
-from llmjobs.training.tokenisation import IGNORED, TokenRow, TrainingRows
+from llmjobs.training.tokenisation import TokenRow, TrainingRows
 
 
 def training_arguments(config: TrainConfig, layout: Layout, scratch: Path) -> Any:

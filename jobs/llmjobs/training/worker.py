@@ -20,6 +20,7 @@ from llmjobs.contracts.errors import BadData, Interrupted, JobError, OutOfMemory
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
 from llmjobs.logs import configure_logging
+from llmjobs.rendering import load_tokenizer
 from llmjobs.training.checkpoints import Checkpoint, CheckpointStore
 from llmjobs.training.rows import read_split
 from llmjobs.training.sharding import Layout, layout_for, usable_cores, visible_gpus
@@ -125,8 +126,6 @@ def work(assignment: Assignment, stop: StopSignal) -> None:
 
 
 def _load_rows(config: TrainConfig, model_path: str) -> TrainingRows:
-    from llmjobs.training.base_model import load_tokenizer
-
     tokenizer, lake = load_tokenizer(model_path), Lake.from_environment()
     train = _load(config, tokenizer, lake, "train")
     validating = config.evaluate.validate_every_steps > 0
@@ -204,7 +203,8 @@ def _load(config: TrainConfig, tokenizer: Any, lake: Lake, split: str) -> Tokeni
     Raises:
         BadData: No row is left, or too many are over-long for what the config allows.
     """
-    rows = read_split(lake, config.dataset, config.dataset_version, split)
+    fraction = config.data.fraction if split == "train" else 1.0
+    rows = read_split(lake, config.dataset, config.dataset_version, split, fraction=fraction)
     tokenised = tokenise(rows, tokenizer, max_length_tokens=config.data.max_length_tokens)
     check_overflow(config, tokenised, split)
     audit(tokenised, rows, tokenizer)

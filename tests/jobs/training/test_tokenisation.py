@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from llmjobs.contracts.errors import BadConfig, BadData
-from llmjobs.training.tokenisation import IGNORED, ChatRow, Tokenised, TokenRow, audit, tokenise
+from llmjobs.rendering import IGNORED, ChatRow
+from llmjobs.training.tokenisation import Tokenised, TokenRow, audit, tokenise
 
 TURNS = [
     {"role": "user", "content": "Which run?"},
