@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from llmjobs.contracts.base import JobConfig
 from llmjobs.contracts.errors import BadConfig
+from llmjobs.contracts.instructions import DataContract
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 
@@ -44,6 +45,15 @@ def each_config(dag_file: str, config_type: type[ConfigT]) -> Iterator[tuple[str
         logger.error("No DAG for a wrong config: %s", error)
 
 
+def contracts_beside(dag_file: str) -> dict[str, DataContract]:
+    """Return name -> contract for every readable ``contracts/<name>.yaml`` beside a DAG file.
+
+    A wrong one is left out and left to `CHECKER`, as with configs.
+    """
+    found = _contracts(Path(dag_file).parent)
+    return {name: contract for name, contract in found if isinstance(contract, DataContract)}
+
+
 def refuse_wrong_configs(checker_file: str, config_types: Mapping[str, type[JobConfig]]) -> None:
     """Raise when a config beside `checker_file` is wrong; Airflow then shows one import error with all of them.
 
@@ -64,13 +74,20 @@ def refuse_wrong_configs(checker_file: str, config_types: Mapping[str, type[JobC
             continue
         found = _read(home, folder.name, config_type)
         errors += [str(config) for _, config in found if isinstance(config, BadConfig)]
+    errors += [str(contract) for _, contract in _contracts(home) if isinstance(contract, BadConfig)]
     if errors:
-        raise BadConfig("\n".join(errors))
+        # A contract's error is found again with each config that names it.
+        raise BadConfig("\n".join(dict.fromkeys("\n".join(errors).splitlines())))
+
+
+def _contracts(home: Path) -> Iterator[tuple[str, DataContract | BadConfig]]:
+    for path in sorted((home / "contracts").glob("*.yaml")):
+        yield path.stem, _read_one(home, path, DataContract)
 
 
 def _misnamed(home: Path) -> Iterator[str]:
     """Yield a sentence for each YAML file that is left out because its name does not end in ``.yaml``."""
-    for path in sorted((home / "configs").rglob("*")):
+    for path in sorted([*(home / "configs").rglob("*"), *(home / "contracts").rglob("*")]):
         if path.suffix != ".yaml" and path.suffix.lower() in {".yml", ".yaml"}:
             yield f"{path.relative_to(home)}: is not read; rename it to {path.stem}.yaml"
 
@@ -78,7 +95,11 @@ def _misnamed(home: Path) -> Iterator[str]:
 def _read(home: Path, stem: str, config_type: type[ConfigT]) -> Iterator[tuple[str, ConfigT | BadConfig]]:
     """Yield each config, or what is wrong with it; its files are named relative to `home`."""
     for path in sorted((home / "configs" / stem).glob("*.yaml")):
-        try:
-            yield path.stem, config_type.from_yaml(path)
-        except BadConfig as error:
-            yield path.stem, BadConfig(str(error).replace(f"{home}/", ""))
+        yield path.stem, _read_one(home, path, config_type)
+
+
+def _read_one(home: Path, path: Path, config_type: type[ConfigT]) -> ConfigT | BadConfig:
+    try:
+        return config_type.from_yaml(path)
+    except BadConfig as error:
+        return BadConfig(str(error).replace(f"{home}/", ""))

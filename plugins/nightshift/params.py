@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import Any
 
 from airflow.sdk import Param
@@ -48,6 +49,64 @@ def form_values(config: JobConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     schema = type(config).model_json_schema()
     ours = {path: value for path, value in params.items() if path.partition(".")[0] in schema["properties"]}
     return {path: value for path, value in ours.items() if value is not None or _is_nullable(_schema_at(schema, path))}
+
+
+def choice_for(config: JobConfig, field: str, choices: Mapping[str, JobConfig]) -> dict[str, Param]:
+    """Return the `Param` that picks a whole section of a config by name, as a drop-down.
+
+    Args:
+        config: The validated config of one DAG; the choice that equals its section is the default.
+        field: The section, for example ``contract``.
+        choices: Name -> section.
+
+    Raises:
+        BadConfig: The config has no such field, or its section is none of the choices.
+    """
+    schema = _schema_at(type(config).model_json_schema(), field)
+    chosen = name_of(config, field, choices)
+    if chosen is None:
+        raise BadConfig(f"{type(config).__name__}: its {field} is none of: {', '.join(sorted(choices)) or 'none'}")
+    said = f"{schema.get('description', '')} Of another one, the fields below count where you change them."
+    title = field.replace("_", " ").capitalize()
+    names = sorted(choices)
+    return {field: Param(chosen, type="string", enum=names, title=title, description=said.strip(), section="Run")}
+
+
+def name_of(config: JobConfig, field: str, choices: Mapping[str, JobConfig]) -> str | None:
+    """Return the name of the choice that equals a config's section, or None."""
+    section = getattr(config, field, None)
+    return next((name for name, choice in sorted(choices.items()) if choice == section), None)
+
+
+def chosen_values(
+    config: JobConfig, params: Mapping[str, Any], choices: Mapping[str, Mapping[str, JobConfig]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the sections that the form picked by name, and the params that are left.
+
+    Where another section than the config's own is picked, a param below it that still has the default of the config's
+    own section was not touched, and is left out: the picked section's own value counts.
+
+    Args:
+        config: The config of one task.
+        params: The run's params.
+        choices: Field -> name -> section.
+
+    Raises:
+        BadConfig: A name is none of the choices.
+    """
+    sections: dict[str, Any] = {}
+    left = dict(params)
+    values = config.model_dump(mode="json")
+    for field, known in choices.items():
+        name = left.pop(field, None)
+        if name is None or name == name_of(config, field, known):
+            continue
+        if name not in known:
+            raise BadConfig(f"{field}: there is no {name!r} (known: {', '.join(sorted(known)) or 'none'})")
+        sections[field] = deepcopy(known[name].model_dump(mode="json"))
+        below = [path for path in left if path.startswith(f"{field}.")]
+        left = {path: value for path, value in left.items() if path not in below or _value_at(values, path) != value}
+    return sections, left
 
 
 def _param(path: str, field: dict[str, Any], default: Any) -> Param:

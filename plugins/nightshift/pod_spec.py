@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from kubernetes.client import models as k8s
@@ -123,10 +124,13 @@ def tolerations(*, gpus: int, spot: bool) -> list[k8s.V1Toleration]:
     return found
 
 
-def job_environment(config_json: str, identity: dict[str, str], cpus: float) -> list[k8s.V1EnvVar]:
+def job_environment(
+    config_json: str, identity: dict[str, str], cpus: float, connection: str | None = None
+) -> list[k8s.V1EnvVar]:
     """Return a job's variables: its config, whose run it is, and references to where things are.
 
-    Connections are references to a Secret, so that no pod, log or Airflow table holds one.
+    Connections are references to a Secret, so that no pod, log or Airflow table holds one. The credentials of a
+    config's `connection` are its key `storage_key`: a pod that lacks it never starts, and the failure names the key.
     """
     plain = {
         environment.CONFIG: config_json,
@@ -136,10 +140,18 @@ def job_environment(config_json: str, identity: dict[str, str], cpus: float) -> 
         "PYTHONUNBUFFERED": "1",
     }
     secret = settings.text("connections_secret", "nightshift-connections")
+    keys = {name: name for name in environment.CONNECTIONS}
+    if connection:
+        keys[environment.STORAGE_OPTIONS] = storage_key(connection)
     return [k8s.V1EnvVar(name=name, value=value) for name, value in plain.items()] + [
         k8s.V1EnvVar(
             name=name,
-            value_from=k8s.V1EnvVarSource(secret_key_ref=k8s.V1SecretKeySelector(name=secret, key=name)),
+            value_from=k8s.V1EnvVarSource(secret_key_ref=k8s.V1SecretKeySelector(name=secret, key=key)),
         )
-        for name in environment.CONNECTIONS
+        for name, key in keys.items()
     ]
+
+
+def storage_key(connection: str) -> str:
+    """Return the Secret's key with the fsspec options, as JSON, that stand for an Airflow connection in pods."""
+    return f"{environment.STORAGE_OPTIONS}.{re.sub(r'[^A-Za-z0-9._-]', '-', connection)}"

@@ -12,7 +12,7 @@ from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.serialization.serialized_objects import DagSerialization
 
 from nightshift.operators.job import JobOperator, put
-from nightshift.params import form_for, form_values
+from nightshift.params import chosen_values, form_for, form_values, name_of
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = REPOSITORY / "dags"
@@ -109,15 +109,20 @@ def test_the_form_belongs_to_a_job(dag: DAG) -> None:
     for path in dag.params:
         takers = [job for job in taking if path.split(".")[0] in type(job.config).model_fields]
         assert takers, f"no job takes {path} of the form"
-        assert form_for(takers[0].config, [path])[path].value == dag.params.get_param(path).value
+        if path in takers[0].choices:
+            assert dag.params.get_param(path).value == name_of(takers[0].config, path, takers[0].choices[path])
+        else:
+            assert form_for(takers[0].config, [path])[path].value == dag.params.get_param(path).value
 
 
 def test_the_form_can_be_sent_as_it_is_and_then_means_the_yaml(dag: DAG) -> None:
     untouched = {path: dag.params.get_param(path).value for path in dag.params}
     assert "" not in untouched.values(), "Airflow's form does not let an empty text pass"
     for job in jobs_of(dag):
+        sections, left = chosen_values(job.config, untouched, job.choices)
+        assert sections == {}
         values = job.config.model_dump(mode="json")
-        for path, value in form_values(job.config, untouched).items():
+        for path, value in form_values(job.config, left).items():
             put(values, path, value)
         assert type(job.config).model_validate(values) == job.config
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
-from airflow.sdk import DAG, Asset, CronTriggerTimetable
+from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, CronTriggerTimetable
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from nightshift.assets import adapter_asset, dataset_asset, index_asset
 
@@ -42,10 +45,70 @@ def modules(dag: DAG) -> list[str]:
 
 
 @pytest.mark.parametrize("dag", [PREPARE], indirect=True)
-def test_prepare_publishes_then_announces(dag: DAG) -> None:
-    assert modules(dag) == ["instructions.prepare"]
-    assert dag.task_dict["announce"].upstream_task_ids == {"prepare"}
+def test_prepare_asks_where_it_matters_publishes_then_announces(dag: DAG) -> None:
+    assert modules(dag) == ["instructions.prepare", "instructions.publish"]
+    assert dag.task_dict["approve"].upstream_task_ids == {"prepare"}
+    assert dag.task_dict["publish"].upstream_task_ids == {"approve"}
+    # Not `approve`: Airflow skips what hangs on a rejected approval, and the announcement says who rejected.
+    assert dag.task_dict["announce"].upstream_task_ids == {"prepare", "publish"}
+    assert dag.task_dict["announce"].trigger_rule == "none_failed"
     assert outlets(dag) == {"announce": [dataset_asset("tickets")]}
+
+
+@pytest.mark.parametrize("dag", [PREPARE], indirect=True)
+def test_no_answer_is_a_rejection(dag: DAG) -> None:
+    approve: Any = dag.task_dict["approve"]
+    assert approve.defaults == ["Reject"]
+    assert approve.response_timeout.total_seconds() == 24 * 3600
+    assert not approve.ignore_downstream_trigger_rules
+
+
+DATED = """
+name: dated
+source: raw/dated/{date}/*.jsonl
+schedule: 0 22 * * *
+map_files: true
+connection: archive
+contract: tickets
+"""
+
+
+@pytest.fixture(scope="module")
+def dated(tmp_path_factory: pytest.TempPathFactory) -> DAG:
+    """The DAG of a dataset with a folder for each day, each file in a task of its own."""
+    bundle = tmp_path_factory.mktemp("bundle") / "dags"
+    shutil.copytree(Path(__file__).parents[2] / "dags", bundle, ignore=shutil.ignore_patterns("__pycache__"))
+    (bundle / "configs/prepare_instructions/dated.yaml").write_text(DATED, encoding="utf-8")
+    bag = BundleDagBag(bundle_path=bundle, bundle_name="dated", dag_folder=str(bundle / "prepare_instructions.py"))
+    assert bag.import_errors == {}
+    found: DAG = bag.dags["prepare_instructions_dated"]
+    return found
+
+
+def test_mapped_files_come_before_the_preparation(dated: DAG) -> None:
+    assert modules(dated)[:3] == ["instructions.files", "instructions.examine", "instructions.prepare"]
+    examine = dated.task_dict["examine"]
+    assert isinstance(examine, MappedOperator)
+    assert examine.partial_kwargs["map_index_template"] == "{{ task.overrides.only_file }}"
+    assert dated.task_dict["prepare"].upstream_task_ids == {"examine"}
+    assert dated.task_dict["prepare"].trigger_rule == "none_failed"  # a rollback maps no file
+
+
+def test_dated_sources_have_data_intervals(dated: DAG) -> None:
+    assert isinstance(dated.timetable, CronDataIntervalTimetable)
+    assert dated.catchup is False
+    taking: list[Any] = [dated.task_dict[task_id] for task_id in ("files", "prepare")]
+    assert [list(task.overrides) for task in taking] == [["interval_end"]] * 2
+
+
+@pytest.mark.parametrize("dag", [PREPARE], indirect=True)
+def test_the_form_offers_every_contract(dag: DAG) -> None:
+    param = dag.params.get_param("contract")
+    assert param.value == "tickets"
+    assert param.schema["enum"] == ["alpaca", "tickets"]
+    assert list(dag.params)[:3] == ["contract", "source", "dry_run"]
+    # Whoever may start a run must not choose whose credentials it uses.
+    assert "connection" not in dag.params
 
 
 @pytest.mark.parametrize("dag", [REFRESH], indirect=True)

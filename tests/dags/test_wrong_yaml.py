@@ -36,6 +36,22 @@ def test_a_wrong_yaml_is_refused_alone(file: Path, tmp_path: Path) -> None:
     assert f"configs/{file.stem}/misspelt.yaml: name: is required but absent" in said
 
 
+def test_a_wrong_contract_is_named_once_and_only_its_own_dags_stop(tmp_path: Path) -> None:
+    bundle = tmp_path / "dags"
+    shutil.copytree(DAGS, bundle, ignore=shutil.ignore_patterns("__pycache__"))
+    (bundle / "contracts" / "unused.yaml").write_text("owner: me\nrules: {refusl: warn}\n", encoding="utf-8")
+    (bundle / "contracts" / "alpaca.yaml").write_text("owner: me\nformat: alpacca\n", encoding="utf-8")
+    (bundle / "contracts" / "other.yml").write_text("owner: me\n", encoding="utf-8")
+    bag = BundleDagBag(bundle_path=bundle, bundle_name="nightshift", dag_folder=str(bundle))
+    assert sorted(bag.dags) == [dag_id for dag_id in DAG_IDS if dag_id != "prepare_instructions_alpaca_demo"]
+    assert list(bag.import_errors) == [CHECKER]
+    said = bag.import_errors[CHECKER]
+    assert "contracts/unused.yaml: rules.refusl: unknown field; did you mean 'refusal'?" in said
+    assert said.count("contracts/alpaca.yaml: format: Input should be") == 1
+    assert "contracts/other.yml: is not read; rename it to other.yaml" in said
+    assert bag.dags["prepare_instructions_tickets"].params.get_param("contract").schema["enum"] == ["tickets"]
+
+
 RECORD = """
 import json, sys
 from pathlib import Path

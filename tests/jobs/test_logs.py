@@ -38,3 +38,11 @@ def test_values_of_secret_variables_are_masked(monkeypatch: pytest.MonkeyPatch) 
 def test_short_values_are_left_so_that_logs_stay_readable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "1")
     assert masked("step 1 of 11") == "step 1 of 11"
+
+
+def test_the_credentials_of_sources_are_masked_and_their_address_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = '{"key": "AKIAEXAMPLE", "secret": "wJalrXUtnFEMI", "endpoint_url": "http://minio:9000", "anon": false}'
+    monkeypatch.setenv("LLMJOBS_STORAGE_OPTIONS", options)
+    assert masked("AKIAEXAMPLE wJalrXUtnFEMI http://minio:9000") == "*** *** http://minio:9000"
+    monkeypatch.setenv("LLMJOBS_STORAGE_OPTIONS", "key=AKIAEXAMPLE")
+    assert masked("has key=AKIAEXAMPLE in it") == "has *** in it"

@@ -9,7 +9,16 @@ import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from nightshift.assets import adapter_asset, announce, dataset_asset, index_asset, refuse_repeated, version_of
+from nightshift.assets import (
+    adapter_asset,
+    announce,
+    dataset_asset,
+    extra_of,
+    index_asset,
+    refuse_repeated,
+    refuse_unpublished,
+    version_of,
+)
 
 URI = "nightshift://dataset/tickets"
 
@@ -28,9 +37,38 @@ def test_a_new_version_passes() -> None:
     refuse_repeated("b", [event("a"), SimpleNamespace(extra={}, timestamp=None)], URI)
 
 
-def test_a_version_that_airflow_knows_is_skipped_with_a_sentence() -> None:
+def test_the_version_that_was_announced_last_is_skipped_with_a_sentence() -> None:
+    by_hand = SimpleNamespace(extra={}, timestamp=None)
     with pytest.raises(AirflowSkipException, match=r"version a was announced at 2026-11-23 02:30 UTC: nothing is new"):
-        refuse_repeated("a", [event("b"), event("a")], URI)
+        refuse_repeated("a", [by_hand, event("a"), event("b")], URI)
+
+
+def test_a_version_that_comes_back_counts_again() -> None:
+    refuse_repeated("a", [event("b"), event("a")], URI)
+
+
+def nobody() -> str:
+    return "version a was refused by jane at 2026-11-23 02:30 UTC"
+
+
+@pytest.mark.parametrize(
+    ("result", "publication"),
+    [({}, None), ({"verdict": "accepted"}, None), ({"verdict": "ask"}, {"version": "a", "changed": True})],
+)
+def test_what_was_published_is_announced(result: dict[str, str], publication: object) -> None:
+    refuse_unpublished(result, publication, nobody, URI)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"), [("ask", f"{URI}: version a was refused by jane"), ("dry_run", f"{URI}: a dry run")]
+)
+def test_what_was_not_published_is_skipped_with_a_sentence(verdict: str, said: str) -> None:
+    with pytest.raises(AirflowSkipException, match=said):
+        refuse_unpublished({"verdict": verdict}, None, nobody, URI)
+
+
+def test_the_extra_holds_the_figures_and_not_the_prose() -> None:
+    assert extra_of({"version": "a", "rows_in": 3, "summary": "**3** rows"}) == {"version": "a", "rows_in": 3}
 
 
 @pytest.mark.parametrize("result", [{}, {"version": ""}, {"version": None}, {"rows": 3}])

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from llmjobs.contracts.base import JobConfig, Strict
 from llmjobs.contracts.errors import BadConfig
-from nightshift.params import form_for, form_values
+from nightshift.params import choice_for, chosen_values, form_for, form_values
 
 
 class Train(Strict):
@@ -106,3 +106,52 @@ def test_a_field_that_can_be_null_is_emptied_by_the_form() -> None:
 
 def test_params_of_other_tasks_are_left_out() -> None:
     assert form_values(CONFIG, {"chunks.max_tokens": 3, "name": "x"}) == {"name": "x"}
+
+
+class Contract(JobConfig):
+    owner: str = "me"
+    limits: Train = Train()
+    fields: dict[str, str] = {}  # noqa: RUF012  pydantic copies it
+
+
+class Gate(JobConfig):
+    contract: Contract = Contract(limits=Train(max_steps=300), fields={"team": "string"})
+    dry_run: bool = False
+
+
+GATE = Gate()
+CHOICES = {"contract": {"ours": GATE.contract, "other": Contract(owner="you", limits=Train(max_steps=5))}}
+
+
+def sections(**params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    return chosen_values(GATE, params, CHOICES)
+
+
+def test_a_section_is_picked_by_name() -> None:
+    param = choice_for(GATE, "contract", CHOICES["contract"])["contract"]
+    assert param.value == "ours"
+    assert param.schema["enum"] == ["other", "ours"]
+    with pytest.raises(ParamValidationError):
+        param.resolve("a third")
+
+
+def test_a_section_that_is_none_of_the_choices_is_refused() -> None:
+    with pytest.raises(BadConfig, match="its contract is none of: other"):
+        choice_for(GATE, "contract", {"other": Contract()})
+
+
+def test_the_own_section_stays_with_what_was_changed_in_it() -> None:
+    assert sections(contract="ours", **{"contract.limits.max_steps": 7}) == ({}, {"contract.limits.max_steps": 7})
+    assert sections(dry_run=True) == ({}, {"dry_run": True})
+
+
+def test_another_section_counts_whole_but_for_what_was_changed() -> None:
+    untouched = {"contract.limits.max_steps": 300, "contract.limits.learning_rate": 0.009, "dry_run": True}
+    found, left = sections(contract="other", **untouched)
+    assert found == {"contract": Contract(owner="you", limits=Train(max_steps=5)).model_dump(mode="json")}
+    assert left == {"contract.limits.learning_rate": 0.009, "dry_run": True}
+
+
+def test_a_section_of_no_such_name_is_refused() -> None:
+    with pytest.raises(BadConfig, match=r"contract: there is no 'third' \(known: other, ours\)"):
+        sections(contract="third")

@@ -20,6 +20,11 @@ MLFLOW_URL = "MLFLOW_TRACKING_URI"
 CONNECTIONS = (LAKE_URL, DATABASE_URL, MLFLOW_URL)
 """Where things are. Secret references in pods, an allow-list from the environment locally, never in a config."""
 
+STORAGE_OPTIONS = "LLMJOBS_STORAGE_OPTIONS"
+"""fsspec options, as JSON, of the sources of a job whose config names a `connection`: ``{"key": ..., "secret": ...}``.
+
+From Airflow's connection locally, from a Secret in pods; never in a config, never logged."""
+
 DAG_ID = "LLMJOBS_DAG_ID"
 RUN_ID = "LLMJOBS_RUN_ID"
 TASK_ID = "LLMJOBS_TASK_ID"

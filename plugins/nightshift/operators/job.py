@@ -6,6 +6,7 @@
         config=TrainConfig(...),                                    # validated when the DAG is parsed
         overrides={"dataset.version": "{{ ti.xcom_pull(...) }}"},   # rendered and validated when the task runs
         form=True,                                                  # takes the trigger form's values first
+        choices={"dataset": {"a": Dataset(...)}},                   # sections that the form picks by name
         memory_gib=16, cpus=4, gpus=1,
     )
 
@@ -33,9 +34,10 @@ from nightshift import pod_spec, settings
 from nightshift.code_version import code_version
 from nightshift.failures import Action, BadConfig, Ended, JobFailed, ended_pod, failure_of
 from nightshift.links import LINKS, SENTENCE
-from nightshift.params import form_values
+from nightshift.params import chosen_values, form_values
 from nightshift.runners import pods
 from nightshift.runners.local import JobKey, LocalRunner
+from nightshift.storage import storage_options
 
 _RELAUNCHED = "relaunched"
 
@@ -49,6 +51,7 @@ class JobOperator(KubernetesPodOperator):
         overrides: Fields that are known only when the task runs: dotted paths or nested mappings, templated,
             merged into the config and validated again by its class.
         form: Whether the run's params, whose keys are dotted paths of the config, are merged first.
+        choices: Field -> name -> section: the form gives the name, the job gets the section.
         memory_gib: Memory of the container, in GiB.
         cpus: Cores asked for, and the job's number of threads.
         gpus: Whole NVIDIA GPUs.
@@ -71,6 +74,7 @@ class JobOperator(KubernetesPodOperator):
         config: JobConfig,
         overrides: Mapping[str, Any] | None = None,
         form: bool = False,
+        choices: Mapping[str, Mapping[str, JobConfig]] | None = None,
         memory_gib: float = 2.0,
         cpus: float = 1.0,
         gpus: int = 0,
@@ -84,6 +88,7 @@ class JobOperator(KubernetesPodOperator):
         self.config = config
         self.overrides = overrides or {}
         self.form = form
+        self.choices = choices or {}
         self.cpus = cpus
         self.relaunches = relaunches
         self._local: LocalRunner | None = None
@@ -122,7 +127,9 @@ class JobOperator(KubernetesPodOperator):
         """
         values = self.config.model_dump(mode="json")
         try:
-            form = form_values(self.config, context["params"]) if self.form else {}
+            sections, params = chosen_values(self.config, context["params"] if self.form else {}, self.choices)
+            values |= sections
+            form = form_values(self.config, params)
             for path, value in (*form.items(), *self.overrides.items()):
                 put(values, path, value)
             return type(self.config).from_mapping(values, origin=f"task {self.task_id}")
@@ -131,7 +138,9 @@ class JobOperator(KubernetesPodOperator):
 
     def build_pod_request_obj(self, context: Context | None = None, *, dry_run: bool = False) -> k8s.V1Pod:
         """Return the job's pod. Its config joins it here, after Jinja is done."""
-        variables = pod_spec.job_environment(self.config.model_dump_json(), self._identity(context), self.cpus)
+        variables = pod_spec.job_environment(
+            self.config.model_dump_json(), self._identity(context), self.cpus, self._connection
+        )
         ours = {variable.name for variable in variables}
         given = (
             [k8s.V1EnvVar(name=k, value=v) for k, v in self.env_vars.items()]
@@ -155,7 +164,8 @@ class JobOperator(KubernetesPodOperator):
             key, try_number=ti.try_number, grace_seconds=self.termination_grace_period or 30, log=self.log
         )
         pod = self.build_pod_request_obj(context, dry_run=True)
-        result = self._local.run(pod.spec.containers[0], relaunches=self._relaunches())
+        secrets = {environment.STORAGE_OPTIONS: storage_options(self._connection)} if self._connection else {}
+        result = self._local.run(pod.spec.containers[0], relaunches=self._relaunches(), secrets=secrets)
         return result if self.do_xcom_push else None
 
     def _watching_pod(self, context: Context, relaunched: int, watch: Callable[[], Any]) -> Any:
@@ -194,6 +204,11 @@ class JobOperator(KubernetesPodOperator):
             self.log.warning("Deleting pod %s, for the next try must not run beside it: %s", pod.metadata.name, error)
             pods.remove(self.client, pod, grace_seconds=self.termination_grace_period or 30)
         return failure_of(ended) if ended else None
+
+    @property
+    def _connection(self) -> str | None:
+        """The Airflow connection of the job's sources, where its config has such a field and names one."""
+        return getattr(self.config, "connection", None) or None
 
     def _relaunches(self) -> int:
         return settings.relaunches() if self.relaunches is None else self.relaunches

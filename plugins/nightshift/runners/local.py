@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,18 +99,25 @@ class LocalRunner:
         self._stopping = False
         self._record: ProcessRecord | None = None
         self._enforcer: subprocess.Popen[bytes] | None = None
+        self._secrets: dict[str, str] = {}
         self._refusal = self._last_line = ""
         self._lock = JobLock(self._folder, record=self._record_path, log=log)
 
-    def run(self, container: k8s.V1Container, *, relaunches: int) -> Any:
+    def run(self, container: k8s.V1Container, *, relaunches: int, secrets: Mapping[str, str] | None = None) -> Any:
         """Run the container's command until it is done, and return its result.
 
         An interrupted job (exit 75) is started again up to `relaunches` times, unless we are being stopped or a
         newer try has taken over.
 
+        Args:
+            container: What to run.
+            relaunches: How often it is started again.
+            secrets: Variables that stand in the container as references to a Secret, for its process alone.
+
         Raises:
             JobFailed: One of the exceptions of `nightshift.failures`.
         """
+        self._secrets = dict(secrets or {})
         self._lock.claim()
         with self._passing_on_sigterm():
             for left in range(relaunches, -1, -1):
@@ -170,7 +177,12 @@ class LocalRunner:
         with self._log_path.open("wb") as stream:
             process = subprocess.Popen(
                 command,
-                env={**local_environment(container), environment.RESULT: str(self._result_path), MARKER: mark},
+                env={
+                    **local_environment(container),
+                    **self._secrets,
+                    environment.RESULT: str(self._result_path),
+                    MARKER: mark,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

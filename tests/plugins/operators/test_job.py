@@ -147,3 +147,38 @@ def test_code_version_prefers_what_a_deployment_says(monkeypatch: pytest.MonkeyP
     assert code_version({"dag_run": Run()}) == "4f1c"
     monkeypatch.setenv("AIRFLOW__NIGHTSHIFT__CODE_VERSION", "v1.2")
     assert code_version({"dag_run": Run()}) == "v1.2"
+
+
+class Gated(JobConfig):
+    contract: NightConfig = NightConfig(section=Section(steps=300), extra={"ours": 1})
+    connection: str | None = None
+
+
+def test_the_form_picks_a_section_by_name_and_the_job_gets_it_whole() -> None:
+    other = NightConfig(name="other", section=Section(steps=5))
+    one = JobOperator(
+        task_id="job",
+        module="m",
+        config=Gated(),
+        form=True,
+        choices={"contract": {"ours": Gated().contract, "b": other}},
+    )
+    picked = one.effective_config(
+        context(contract="b", **{"contract.section.steps": 300, "contract.section.rate": 0.7})
+    )
+    assert picked == Gated(contract=NightConfig(name="other", section=Section(steps=5, rate=0.7)))
+    assert one.effective_config(context(contract="ours", **{"contract.section.steps": 9})) == Gated(
+        contract=NightConfig(section=Section(steps=9), extra={"ours": 1})
+    )
+    with pytest.raises(failures.BadConfig, match="contract: there is no 'c'"):
+        one.effective_config(context(contract="c"))
+
+
+def test_a_pod_takes_the_credentials_of_a_connection_from_its_own_key_of_the_secret() -> None:
+    def variables(connection: str | None) -> dict[str, Any]:
+        one = JobOperator(task_id="job", module="m", config=Gated(connection=connection))
+        return {found.name: found for found in one.build_pod_request_obj(dry_run=True).spec.containers[0].env}
+
+    assert "LLMJOBS_STORAGE_OPTIONS" not in variables(None)
+    reference = variables("archive/eu")["LLMJOBS_STORAGE_OPTIONS"].value_from.secret_key_ref
+    assert (reference.name, reference.key) == ("nightshift-connections", "LLMJOBS_STORAGE_OPTIONS.archive-eu")

@@ -77,6 +77,18 @@ def test_result_comes_back_and_nothing_is_left(sample: Sample, home: Path) -> No
     assert list((home / "run" / "processes").iterdir()) == []
 
 
+def test_a_secret_reaches_its_own_job_and_no_file(sample: Sample, home: Path, work: Path) -> None:
+    container = sample("succeed")
+    reference = k8s.V1EnvVarSource(secret_key_ref=k8s.V1SecretKeySelector(name="s", key="k"))
+    container.env.append(k8s.V1EnvVar(name="LLMJOBS_STORAGE_OPTIONS", value_from=reference))
+    secrets = {"LLMJOBS_STORAGE_OPTIONS": '{"key": "AKIAEXAMPLE"}'}
+    result = runner().run(container, relaunches=0, secrets=secrets)
+    assert result["variables"]["LLMJOBS_STORAGE_OPTIONS"] == '{"key": "AKIAEXAMPLE"}'
+    assert "LLMJOBS_STORAGE_OPTIONS" not in runner().run(container, relaunches=0)["variables"]
+    written = [path.read_bytes() for path in home.rglob("*") if path.is_file() and path.name != "result.json"]
+    assert not any(b"AKIAEXAMPLE" in content for content in written)
+
+
 def test_a_job_sees_the_pods_variables_and_no_secret_of_airflow(
     sample: Sample, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
