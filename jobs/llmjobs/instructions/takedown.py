@@ -21,7 +21,6 @@ from llmjobs.contracts.errors import BadConfig, BadData, ExitCode, JobError
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import traces
 from llmjobs.instructions.descendants import made_from
-from llmjobs.instructions.notes import read_note, write_note
 from llmjobs.instructions.people import who
 from llmjobs.lake import Lake
 
@@ -55,7 +54,7 @@ def taken_down(lake: Lake, name: str) -> frozenset[str]:
         BadData: A line of the list is broken: guessing would publish what must not be published.
     """
     found = set()
-    for number, line in enumerate(read_note(lake, _list(name)).splitlines(), start=1):
+    for number, line in enumerate((lake.read_text(_list(name)) or "").splitlines(), start=1):
         try:
             found.add(str(json.loads(line)["row_id"]))
         except (ValueError, KeyError, TypeError):
@@ -158,8 +157,8 @@ def _add(lake: Lake, name: str, row_ids: Sequence[str], reason: str) -> None:
         json.dumps({"row_id": row_id, "reason": reason, "when": now, "who": who()}, ensure_ascii=False)
         for row_id in row_ids
     ]
-    former = read_note(lake, _list(name))
-    write_note(lake, _list(name), former + "\n".join(lines) + "\n")
+    former = lake.read_text(_list(name)) or ""
+    lake.write_text(_list(name), former + "\n".join(lines) + "\n")
 
 
 def _list(name: str) -> str:

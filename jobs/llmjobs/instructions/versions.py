@@ -23,7 +23,6 @@ from llmjobs.contracts.errors import BadConfig, BadData, ExitCode, JobError
 from llmjobs.contracts.instructions import PublishResult
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions.descendants import made_from
-from llmjobs.instructions.notes import read_note, write_note
 from llmjobs.instructions.people import who
 from llmjobs.instructions.takedown import taken_down_in
 from llmjobs.lake import Lake
@@ -145,13 +144,13 @@ def refuse_taken_down(lake: Lake, name: str, version: str) -> None:
 
 
 def _withdrawn(lake: Lake, name: str) -> dict[str, Withdrawn]:
-    text = read_note(lake, _marks(name))
+    text = lake.read_text(_marks(name))
     return {version: Withdrawn(**mark) for version, mark in json.loads(text or "{}").items()}
 
 
 def _write(lake: Lake, name: str, marks: dict[str, Withdrawn]) -> None:
     values = {version: asdict(mark) for version, mark in sorted(marks.items())}
-    write_note(lake, _marks(name), json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+    lake.write_text(_marks(name), json.dumps(values, ensure_ascii=False, indent=1) + "\n")
 
 
 def _marks(name: str) -> str:

@@ -33,6 +33,7 @@ from llmjobs.contracts.base import JobConfig
 from nightshift import pod_spec, settings
 from nightshift.code_version import code_version
 from nightshift.failures import Action, BadConfig, Ended, JobFailed, ended_pod, failure_of
+from nightshift.lineage import lineage_of
 from nightshift.links import LINKS, SENTENCE
 from nightshift.params import chosen_values, form_values
 from nightshift.runners import pods
@@ -92,6 +93,7 @@ class JobOperator(KubernetesPodOperator):
         self.cpus = cpus
         self.relaunches = relaunches
         self._local: LocalRunner | None = None
+        self._result: Any = None
 
     def execute(self, context: Context) -> Any:
         """Run the job where ``[nightshift] runner`` says, and return its result.
@@ -103,9 +105,11 @@ class JobOperator(KubernetesPodOperator):
             self.config = self.effective_config(context)
             self.log.info("Config: %s", self.config.model_dump_json())
             if settings.runner() == "local":
-                return self._execute_locally(context)
-            pods.refuse_unreachable(os.environ)
-            return self._watching_pod(context, 0, lambda: super(JobOperator, self).execute(context))
+                self._result = self._execute_locally(context)
+            else:
+                pods.refuse_unreachable(os.environ)
+                self._result = self._watching_pod(context, 0, lambda: super(JobOperator, self).execute(context))
+            return self._result
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on after the trigger has seen a deferred pod end.
@@ -115,9 +119,18 @@ class JobOperator(KubernetesPodOperator):
         """
         relaunched = event.get(_RELAUNCHED, 0)
         with sentence_kept(context["ti"]):
-            return self._watching_pod(
+            self._result = self._watching_pod(
                 context, relaunched, lambda: super(JobOperator, self).trigger_reentry(context, event)
             )
+            return self._result
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002  the provider's signature
+        """Return what the job read and wrote; asked for by the OpenLineage provider, in a process of its own.
+
+        That process is forked from the worker and shares its connection to Airflow, so the result is the kept one and
+        no XCom is pulled (provider 2.20.3).
+        """
+        return lineage_of(self.module, self.config, self._result)
 
     def effective_config(self, context: Context) -> JobConfig:
         """Return the config with the form's values and the overrides in it, validated by its own class.
