@@ -91,12 +91,13 @@ class ChatRenderer:
         tokenizer: A fast tokenizer.
         template: Another chat template than the tokenizer's own.
         closing: Text that ends an assistant's turn in `template`; it need not be a token of the tokenizer.
+        name: What sentences call `template`.
 
     Raises:
         BadConfig: The tokenizer has no chat template, or cannot say which characters a token stands for.
     """
 
-    def __init__(self, tokenizer: Any, *, template: str | None = None, closing: str = "") -> None:
+    def __init__(self, tokenizer: Any, *, template: str | None = None, closing: str = "", name: str = "") -> None:
         """Refuse a tokenizer that cannot do it."""
         if not (template or tokenizer.chat_template):
             raise BadConfig(f"{tokenizer.name_or_path}: no chat template; take the instruct form of the model")
@@ -105,6 +106,7 @@ class ChatRenderer:
         self.tokenizer = tokenizer
         self._template = template
         self._closing = closing
+        self._name = name or f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
         added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special = frozenset(tokenizer.all_special_ids) | added
 
@@ -145,11 +147,7 @@ class ChatRenderer:
                 )
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
-            raise CannotRender(row, f"the chat template of {self._name} cannot show it: {error}") from None
-
-    @property
-    def _name(self) -> str:
-        return str(self.tokenizer.name_or_path)
+            raise CannotRender(row, f"{self._name} cannot show it: {error}") from None
 
     def _messages(self, row: ChatRow) -> list[dict[str, Any]]:
         """Return the messages as templates take them: tool calls as values, and none where there are none."""
@@ -160,7 +158,7 @@ class ChatRenderer:
             one: dict[str, Any] = {"role": message["role"], "content": message["content"] or ""}
             calls = _calls(row, turn)
             if calls and not self.knows("tool_calls"):
-                raise CannotRender(row, f"turn {turn} calls tools, which the chat template of {self._name} cannot show")
+                raise CannotRender(row, f"turn {turn} calls tools, which {self._name} cannot show")
             if calls:
                 one["tool_calls"] = [{"type": "function", "function": call} for call in calls]
             # Mistral's templates insist on ids of nine letters or digits; a call and its answer share one.
@@ -215,7 +213,7 @@ class ChatRenderer:
                 return len(prompt), found + len(content)
         raise CannotRender(
             row,
-            f"turn {turn + 1}: the chat template does not render the assistant's words after its prompt, so they "
+            f"turn {turn + 1}: {self._name} does not render the assistant's words after its prompt, so they "
             "cannot be told from the rest",
         )
 
@@ -234,7 +232,7 @@ class ChatRenderer:
         for index, (left, right) in zip(encoded.ids, encoded.offsets, strict=True):
             if left >= end and index in self._special:
                 return encoded.text[left:right]
-        raise BadConfig(f"{self._name}: its chat template ends an assistant's turn with no special token")
+        raise BadConfig(f"{self._name} ends an assistant's turn with no special token")
 
     # --- tokens
 
@@ -261,8 +259,8 @@ class ChatRenderer:
             if not closing:
                 raise CannotRender(
                     row,
-                    "the chat template puts no end-of-turn token right after the assistant's words, so the model "
-                    "would never learn to stop",
+                    f"{self._name} puts no end-of-turn token right after the assistant's words, so the model would "
+                    "never learn to stop",
                 )
             for n in (*inside, *closing):
                 labels[n] = encoded.ids[n]

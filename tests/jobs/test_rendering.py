@@ -161,7 +161,7 @@ IGNORES_CALLS = (
         (GEMMA, row(*CALLING), "calls.jsonl line 3: turn 2 calls tools, which the chat template of tiny cannot show"),
         (GEMMA, row(turn("system", "s"), *TALK), "template of tiny cannot show it: System role not supported"),
         (LLAMA, row(turn("user", "q"), turn("assistant", "", f"{CALL[:-1]},{CALL[1:]}")), "single tool-calls at once"),
-        (IGNORES_CALLS, row(*CALLING), "turn 2: the chat template does not render the assistant's words"),
+        (IGNORES_CALLS, row(*CALLING), "turn 2: the chat template of tiny does not render the assistant's words"),
         (CHATML, row(turn("user", "q"), turn("assistant", "", "{")), "turn 2: its tool calls are not a JSON list"),
         (CHATML, row(*TALK, tools="{"), "its tools are no valid JSON"),
         (CHATML, row(*TALK, tools="[1]"), "its tools are not a list of objects"),
