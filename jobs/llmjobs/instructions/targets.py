@@ -19,7 +19,7 @@ import polars as pl
 
 from llmjobs.contracts.base import Strict, digest
 from llmjobs.contracts.instructions import PrepareConfig, Target
-from llmjobs.instructions.layouts import SPANS, FrameRenderer
+from llmjobs.instructions.frame_rendering import SPANS, FrameRenderer
 from llmjobs.lake import Lake
 from llmjobs.models import resolve_model
 from llmjobs.rendering import IGNORED, CannotRender, ChatRenderer, ChatRow, load_tokenizer

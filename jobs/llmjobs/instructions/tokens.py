@@ -7,11 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from llmjobs.instructions.layouts import FrameRenderer, message_fields
+from llmjobs.instructions.frame_rendering import FrameRenderer, message_fields
 from llmjobs.models import resolve_model
 from llmjobs.rendering import ChatRenderer, load_tokenizer
 
-_BATCH_ROWS = 2_000
+BATCH_ROWS = 2_000
 """Texts that are tokens at once: memory is bounded by them, and every core has enough to do."""
 
 _CHARACTERS_PER_TOKEN = 4
@@ -46,8 +46,8 @@ def token_counts(texts: pl.Series, tokenizer: Any) -> pl.Series:
     backend.no_padding()
     present = texts.drop_nulls()
     counts: list[int] = []
-    for start in range(0, len(present), _BATCH_ROWS):
-        batch = present.slice(start, _BATCH_ROWS).to_list()
+    for start in range(0, len(present), BATCH_ROWS):
+        batch = present.slice(start, BATCH_ROWS).to_list()
         counts += map(len, backend.encode_batch_fast(batch, add_special_tokens=False))
     return _spread(pl.Series("tokens", counts, dtype=pl.Int64), texts.is_not_null())
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.instructions import PrepareConfig, Target
-from llmjobs.instructions.layouts import FrameRenderer
+from llmjobs.instructions.frame_rendering import FrameRenderer
 from llmjobs.instructions.tables import MESSAGE
 from llmjobs.instructions.targets import KIND, publish_targets, rendered_version, write_target
 from llmjobs.instructions.tokens import estimate, token_counter, token_counts
