@@ -1,236 +1,272 @@
-r"""Reads rows from JSON arrays and JSON lines, each with its real line number, and survives what is broken.
+r"""Reads files of rows as frames of `READ`, whatever kind of file they are in and whatever is broken in it.
 
-Every part of a file belongs to one row: what cannot be read becomes a row with a `problem`, so that the accounting
-sees it. Parsing is the standard library's C scanner, one row at a time; line numbers come from counting line breaks
-between rows, which costs next to nothing.
+Memory does not grow with the file. Every part of a file belongs to one row (but the header of a table): what cannot be
+read becomes a row with a ``read_problem``. Which module reads what:
+
+* ``.gz`` and ``.zst`` around it: `decompression`; UTF-8, UTF-16 and UTF-32: `decoding`
+* JSON arrays, and objects over several lines: `json_rows`, row by row
+* JSON lines: `plain_rows` reads what is certainly plain, `json_rows` all else
+* CSV and TSV: `tabular`; Parquet: `parquet_rows`
 """
 
 from __future__ import annotations
 
-import codecs
-import json
-import re
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
-from typing import Any
+import io
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any, BinaryIO
 
-_SPACE = " \t\r\n"
-_SKIP = re.compile(r"[ \t\r\n]*")
-_SKIP_COMMAS = re.compile(r"[ \t\r\n,]*")
-_OBJECT_START = re.compile(r'\{\s*["}]')
-_REPLACED_BYTE = re.compile(r"\\x[0-9a-f]{2}")
-_MARKS = [(codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")]
+import polars as pl
+
+from llmjobs.contracts.instructions import Format, Mapping
+from llmjobs.instructions.decoding import Utf8, texts
+from llmjobs.instructions.decompression import Blocks
+from llmjobs.instructions.formats import SPACE
+from llmjobs.instructions.json_rows import LONGEST_ROW, JsonRows, ReadRow
+from llmjobs.instructions.parquet_rows import parquet_frames
+from llmjobs.instructions.plain_rows import PlainRows
+from llmjobs.instructions.row_frames import frame_of
+from llmjobs.instructions.row_layouts import Layouts
+from llmjobs.instructions.tabular import csv_rows
+
+__all__ = ["SUFFIXES", "ReadRow", "kind_of", "read_frames", "read_rows"]
+
+SUFFIXES = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
+"""Suffix -> kind of file; each may have ``.gz`` or ``.zst`` behind it."""
+
+_PACKED = (".gz", ".zst")
+_SAMPLE_ROWS = 50
 
 
-_DEEP_AT_LEAST = 500
-"""Brackets that JSON may nest before Python refuses: about 1,000 in CPython 3.11, more in later ones."""
+def read_frames(
+    file: BinaryIO,
+    *,
+    name: str,
+    form: Format = "auto",
+    mapping: Mapping | None = None,
+    chunk_rows: int = 50_000,
+    chunk_bytes: int = 32 << 20,
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a file, as `READ`, in their order.
 
-
-class _TooDeep(ValueError):
-    """JSON nested deeper than Python reads."""
-
-
-@dataclass(slots=True)
-class ReadRow:
-    r"""One row as it stands in a file.
-
-    Attributes:
-        line: Line of the file where it begins, from 1.
-        raw: Its exact text; bytes that are no UTF-8 show as ``\xff``.
-        value: What it says, None when it could not be read.
-        problem: Why it could not be read, with its line and column; empty when it could.
-        repeated: Keys that one of its objects holds twice; the last value won.
+    Args:
+        file: Its bytes; they are read once, from where it stands.
+        name: Tells by its suffix what kind of file it is; with any other suffix its content does.
+        form: The format of the rows.
+        mapping: Instead of a format.
+        chunk_rows: Rows of a frame, at most.
+        chunk_bytes: Bytes of raw rows of a frame, about; one row may be larger.
     """
+    layouts = Layouts(form, mapping)
+    blocks = Blocks(file, name)
+    unpacked = (block for block in blocks if block)
+    head = next(unpacked, b"")
+    if not head:
+        yield from _chunks(_ended(iter(()), blocks), layouts, chunk_rows, chunk_bytes)
+        return
+    stream = chain([head], unpacked)
+    kind = kind_of(name) or _kind_by_content(head)
+    if kind == "parquet":
+        yield from parquet_frames(stream, blocks, layouts, chunk_rows, chunk_bytes)
+    elif kind == "csv":
+        rows = csv_rows(Utf8(stream), blocks, tabs=".tsv" in name.lower())
+        yield from _chunks(_ended(rows, blocks), layouts, chunk_rows, chunk_bytes)
+    else:
+        yield from _json_frames(Utf8(stream), blocks, layouts, chunk_rows, chunk_bytes)
 
-    line: int
-    raw: str
-    value: Any = None
-    problem: str = ""
-    repeated: tuple[str, ...] = ()
+
+def kind_of(name: str) -> str:
+    """Return ``json``, ``csv`` or ``parquet`` by the suffix of a file's name; empty for any other."""
+    name = name.lower()
+    for packed in _PACKED:
+        name = name.removesuffix(packed)
+    return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), "")
 
 
 def read_rows(content: bytes, *, is_row: Callable[[Any], bool]) -> Iterator[ReadRow]:
-    """Yield every row of a file: JSON arrays, JSON lines, or objects one after another.
+    """Yield every row of JSON: arrays, lines, or objects one after another.
 
     Args:
-        content: The file's bytes, UTF-8 with or without a byte order mark, or UTF-16 with one.
-        is_row: Whether a value looks like a row; behind a broken row of an array, reading goes on at the next
-            object for which it holds, and not inside the broken one.
+        content: The file's bytes.
+        is_row: See `JsonRows`.
     """
-    reader = _Reader(decode(content), is_row)
-    begin = reader.skip(_SKIP, 0)
-    first = reader.text[begin : begin + 1]
-    if first == "[" or (first == "{" and reader.value_has_lines(begin)):
-        yield from reader.sequence(begin)
-    else:
-        yield from reader.lines()
+    blocks = Blocks(io.BytesIO(content), "")
+    utf8 = Utf8(blocks)
+    replay = _Replay(utf8)
+    rows = JsonRows(texts(replay, utf8.errors), is_row)
+    if rows.is_sequence():
+        replay.forget()
+        yield from rows.sequence()
+        return
+    exact = JsonRows(iter(()), is_row)
+    lines = _Lines(replay.again(), blocks, _SAMPLE_ROWS, LONGEST_ROW)
+    for batch in lines:
+        for number, line in enumerate(batch, start=lines.line):
+            if line.strip(SPACE.encode()):
+                yield exact.of_line(utf8.text(line), number)
 
 
-def decode(content: bytes) -> str:
-    r"""Return the text of a file; bytes that are no valid text become ``\xff``, which no JSON text can hold."""
-    for mark, encoding in _MARKS:
-        if content.startswith(mark):
-            return content[len(mark) :].decode(encoding, errors="backslashreplace")
-    return content.decode("utf-8", errors="backslashreplace")
+def _kind_by_content(head: bytes) -> str:
+    """Return what kind of file begins with some bytes."""
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    begin = next((text for text in texts(Utf8([head]), "replace") if text), "").lstrip()
+    first_line = begin.partition("\n")[0]
+    return "csv" if begin and begin[0] not in "[{" and ("," in first_line or "\t" in first_line) else "json"
 
 
-class _Text(str):
-    """A text whose `json.JSONDecodeError` is cheap.
+def _json_frames(
+    utf8: Utf8, blocks: Blocks, layouts: Layouts, chunk_rows: int, chunk_bytes: int
+) -> Iterator[pl.DataFrame]:
+    replay = _Replay(utf8)
+    rows = JsonRows(texts(replay, utf8.errors), layouts.is_row)
+    if rows.is_sequence():
+        replay.forget()
+        yield from _chunks(_ended(rows.sequence(), blocks), layouts, chunk_rows, chunk_bytes)
+        return
+    reader, lines = _LineFrames(utf8, layouts), _Lines(replay.again(), blocks, chunk_rows, chunk_bytes)
+    for batch in lines:
+        frame = reader.frame(lines.line, batch)
+        if frame.height:
+            yield frame
+    if blocks.problem:
+        last = reader.row(lines.rest, lines.line) if lines.rest.strip(SPACE.encode()) else None
+        yield frame_of(_broken_end(last, lines.line, blocks.problem), layouts)
 
-    The error's constructor counts the line breaks before its position (CPython 3.11 to 3.14). With many broken
-    rows in a large file that is quadratic, and the numbers are not used: `_Reader` counts as it goes.
+
+class _Replay:
+    """Blocks that can be read a second time from the start, until `forget`."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._blocks = iter(blocks)
+        self._kept: list[bytes] | None = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self._blocks:
+            if self._kept is not None:
+                self._kept.append(block)
+            yield block
+
+    def forget(self) -> None:
+        """Keep no block from now on."""
+        self._kept = None
+
+    def again(self) -> Iterator[bytes]:
+        """Return all blocks from the first on."""
+        kept, self._kept = self._kept or [], None
+        return chain(kept, self._blocks)
+
+
+class _Lines:
+    """The lines of UTF-8 blocks, in batches; iterating reads them once.
+
+    Attributes:
+        rest: The last line, where unpacking broke inside it.
+        line: Number of the line that follows the batches so far, from 1.
     """
 
-    __slots__ = ()
+    def __init__(self, blocks: Iterable[bytes], source: Blocks, chunk_rows: int, chunk_bytes: int) -> None:
+        self.rest, self.line = b"", 1
+        self._blocks, self._source = blocks, source
+        self._rows, self._bytes = chunk_rows, chunk_bytes
+        self._parts: list[bytes] = []
+        self._size = self._breaks = 0
 
-    def count(self, *_: Any) -> int:
-        return 0
+    def __iter__(self) -> Iterator[list[bytes]]:
+        for block in self._blocks:
+            self._parts.append(block)
+            self._size += len(block)
+            self._breaks += block.count(b"\n")
+            if self._breaks >= self._rows or (self._breaks and self._size >= self._bytes) or self._size > LONGEST_ROW:
+                yield from self._batches()
+        yield from self._batches(last=True)
 
-    def rfind(self, *_: Any) -> int:
-        return 0
+    def _batches(self, *, last: bool = False) -> Iterator[list[bytes]]:
+        lines = b"".join(self._parts).split(b"\n")
+        rest = b"" if last and not self._source.problem else lines.pop()
+        if len(rest) > LONGEST_ROW:  # a line without end: it is cut, and its pieces are rows that cannot be read
+            lines, rest = [*lines, rest], b""
+        for begin in range(0, len(lines), self._rows):
+            batch = lines[begin : begin + self._rows]
+            yield batch
+            self.line += len(batch)
+        self._parts, self._size, self._breaks = [rest], len(rest), 0
+        self.rest = rest if last else b""
 
 
-class _Reader:
-    """A text, a decoder that notices repeated keys, and a line counter that only moves forward."""
+class _LineFrames:
+    """Makes frames of lines: the plain ones all at once, each other one exactly."""
 
-    def __init__(self, text: str, is_row: Callable[[Any], bool]) -> None:
-        self.text = _Text(text)
-        self._is_row = is_row
-        self._repeated: list[str] = []
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
-        self._line, self._counted = 1, 0
+    def __init__(self, utf8: Utf8, layouts: Layouts) -> None:
+        self._utf8, self._layouts = utf8, layouts
+        self._plain = PlainRows(layouts)
+        self._exact = JsonRows(iter(()), layouts.is_row)
 
-    # --- the three ways in which rows stand in a file
+    def frame(self, first: int, lines: list[bytes]) -> pl.DataFrame:
+        """Return the rows of lines, of which the first has the number `first`, as `READ`."""
+        raw = pl.Series("raw", lines, dtype=pl.Binary).cast(pl.String, strict=False).str.strip_chars(SPACE)
+        numbers = pl.int_range(first, first + len(lines), eager=True).alias("line")
+        rows = pl.DataFrame([numbers, raw]).filter(raw.is_null() | (raw != ""))
+        if not self._plain.has_plans:
+            self._learn(rows, first, lines)
+        plain, rest = self._plain.read(rows)
+        if not rest.height:
+            return plain
+        exact = frame_of((self.row(lines[line - first], line) for line in rest["line"]), self._layouts)
+        if rest.height > rows.height // 2:
+            self._learn(rest, first, lines)
+        return pl.concat([plain, exact]).sort("line") if plain.height else exact
 
-    def lines(self) -> Iterator[ReadRow]:
-        """Yield one row a line, without the blank lines."""
-        begin = 0
-        while begin < len(self.text):
-            end = self.text.find("\n", begin)
-            end = len(self.text) if end < 0 else end
-            line = self.text[begin:end]
-            raw = line.strip(_SPACE)
-            if raw:
-                yield self._whole(begin + line.index(raw[0]), raw)
-            begin = end + 1
+    def row(self, line: bytes, number: int) -> ReadRow:
+        """Return the row of one line."""
+        return self._exact.of_line(self._utf8.text(line), number)
 
-    def sequence(self, position: int) -> Iterator[ReadRow]:
-        """Yield values that stand one after another; the elements of an array are rows of their own."""
-        while (position := self.skip(_SKIP, position)) < len(self.text):
-            if self.text[position] == "[":
-                position = yield from self._array(position + 1)
-            else:
-                row, position = self._element(position)
-                yield row
+    def _learn(self, rows: pl.DataFrame, first: int, lines: list[bytes]) -> None:
+        sample = rows["line"][:_SAMPLE_ROWS]
+        self._plain.learn(self.row(lines[line - first], line).value for line in sample)
 
-    def _array(self, position: int) -> Generator[ReadRow, None, int]:
-        """Yield the elements of an array whose bracket is open; return where it ends."""
-        broken = False
-        while (position := self.skip(_SKIP_COMMAS, position)) < len(self.text):
-            if self.text[position] == "]":
-                return position + 1
-            row, position = self._element(position)
-            broken = bool(row.problem)
-            yield row
-        if not broken:
-            line = self._line_at(len(self.text))
-            yield ReadRow(line=line, raw="", problem=f"line {line}: the file ends before the array does")
-        return position
 
-    # --- one row
+def _chunks(rows: Iterable[ReadRow], layouts: Layouts, chunk_rows: int, chunk_bytes: int) -> Iterator[pl.DataFrame]:
+    """Yield frames of rows that were read one by one."""
+    chunk: list[ReadRow] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += len(row.raw)
+        if len(chunk) >= chunk_rows or size >= chunk_bytes:
+            yield frame_of(chunk, layouts)
+            chunk, size = [], 0
+    if chunk:
+        yield frame_of(chunk, layouts)
 
-    def _whole(self, begin: int, raw: str) -> ReadRow:
-        """Return the row that one line holds, readable or not."""
-        row = ReadRow(line=self._line_at(begin), raw=raw)
-        try:
-            row.value, end, row.repeated = self._value_at(begin)
-        except ValueError as error:
-            row.problem = self._explain(error, begin, begin + len(raw))
-            return row
-        if end != begin + len(raw):
-            row.value = None
-            row.problem = f"line {row.line}, column {self._column(end)}: more text after the end of the row"
-        return row
 
-    def _element(self, begin: int) -> tuple[ReadRow, int]:
-        """Return the row at `begin` and where it ends; a broken one reaches to the next readable row."""
-        row = ReadRow(line=self._line_at(begin), raw="")
-        try:
-            row.value, end, row.repeated = self._value_at(begin)
-        except ValueError as error:
-            end = self._next_row(max(begin + 1, getattr(error, "pos", begin) - 1))
-            row.problem = self._explain(error, begin, end)
-        row.raw = self.text[begin:end].rstrip(_SPACE + ",")
-        return row, end
+def _ended(rows: Iterable[ReadRow], blocks: Blocks) -> Iterator[ReadRow]:
+    """Yield rows, and where unpacking broke, say so in the last one or in one more."""
+    last: ReadRow | None = None
+    for row in rows:
+        if last is not None:
+            yield last
+        last = row
+    if blocks.problem:
+        yield from _broken_end(last, 1 if last is None else last.line, blocks.problem)
+    elif last is not None:
+        yield last
 
-    def _next_row(self, position: int) -> int:
-        """Return where the next readable row begins; where none does, the end of the text."""
-        while match := _OBJECT_START.search(self.text, position):
-            position = match.start() + 1
-            try:
-                value, end, _ = self._value_at(match.start())
-            except _TooDeep:
-                position += _DEEP_AT_LEAST  # so many brackets open here; a row that begins among them is inside
-                continue
-            except ValueError:
-                continue
-            follows = self.skip(_SKIP, end)
-            if self._is_row(value) and self.text[follows : follows + 1] in {"", ",", "]", "{"}:
-                return match.start()
-        return len(self.text)
 
-    def _value_at(self, position: int) -> tuple[Any, int, tuple[str, ...]]:
-        """Return the value that begins at a position, where it ends, and its repeated keys.
-
-        Raises:
-            ValueError: There is no valid value; a `json.JSONDecodeError` has the position where reading stopped.
-        """
-        self._repeated.clear()
-        try:
-            value, end = self._decoder.raw_decode(self.text, position)
-        except RecursionError:
-            raise _TooDeep("nested too deeply") from None
-        return value, end, tuple(dict.fromkeys(self._repeated))
-
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) != len(pairs):
-            self._repeated.extend(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        return value
-
-    # --- positions
-
-    def skip(self, pattern: re.Pattern[str], position: int) -> int:
-        """Return the position behind what `pattern` matches at `position`."""
-        match = pattern.match(self.text, position)
-        return match.end() if match else position
-
-    def value_has_lines(self, begin: int) -> bool:
-        """Return whether the value at `begin` goes over several lines, so that lines are not rows."""
-        try:
-            _, end, _ = self._value_at(begin)
-        except ValueError:
-            return False
-        return "\n" in self.text[begin:end]
-
-    def _line_at(self, position: int) -> int:
-        self._line += str.count(self.text, "\n", self._counted, position)
-        self._counted = position
-        return self._line
-
-    def _column(self, position: int) -> int:
-        return position - str.rfind(self.text, "\n", 0, position)
-
-    def _explain(self, error: ValueError, begin: int, end: int) -> str:
-        """Say where and why the row that fills ``text[begin:end]`` could not be read."""
-        if not isinstance(error, json.JSONDecodeError):
-            return f"line {self._line}: {error}"
-        where = f"line {self._line + str.count(self.text, chr(10), begin, error.pos)}, column {self._column(error.pos)}"
-        replaced = _REPLACED_BYTE.search(self.text, max(begin, error.pos - 1), error.pos + 4)
-        if replaced:
-            return f"{where}: byte {replaced[0]} is no UTF-8"
-        rest = self.text[error.pos : end].strip(_SPACE)
-        if not rest or error.msg.startswith("Unterminated string"):
-            return f"{where}: the text ends inside the row"
-        return f"{where}: {error.msg}"
+def _broken_end(last: ReadRow | None, line: int, problem: str) -> Iterator[ReadRow]:
+    """Yield the last row before unpacking broke, and the row that says so; one row when it broke inside the last."""
+    if last is not None and last.problem:
+        last.problem = f"{last.problem.partition(': ')[0]}: {problem}"
+        yield last
+        return
+    if last is not None:
+        line = last.line + last.raw.count("\n")
+        yield last
+    yield ReadRow(line=line, raw="", problem=f"line {line}: {problem}")
