@@ -5,7 +5,8 @@
 
 Adds to ``takedowns/<name>.jsonl`` in the lake: row id, when, who and why, never a text. `prepare` sets these rows
 aside as ``taken_down`` without keeping their text. What is there already is left: the command names the versions,
-adapters and audits that hold the rows, and says what to do. The lake is the one of ``LLMJOBS_LAKE_URL``.
+adapters, audits and examined parts that hold the rows, and says what to do. The lake is the one of
+``LLMJOBS_LAKE_URL``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Takedown:
         versions: Dataset version -> number of its rows that are on the list.
         current: The version that counts, if it is one of them.
         made: Adapters, evaluations and rendered texts that were made from one of these versions.
-        audits: Audit version -> its files that hold the text.
+        copies: Folder of an audit or of an examined part -> its files that quote the rows.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Takedown:
     versions: dict[str, int] = field(default_factory=dict)
     current: str = ""
     made: list[Manifest] = field(default_factory=list)
-    audits: dict[str, list[str]] = field(default_factory=dict)
+    copies: dict[str, list[str]] = field(default_factory=dict)
 
 
 def taken_down(lake: Lake, name: str) -> frozenset[str]:
@@ -106,7 +107,7 @@ def take_down(
         versions=versions,
         current=current.version if current is not None and current.version in versions else "",
         made=made_from(lake, name, versions),
-        audits=traces.audits_holding(lake, name, ids=ids, texts=texts, rows=list(found.values())),
+        copies=traces.copies(lake, name, ids=ids, texts=texts, rows=list(found.values())),
     )
 
 
@@ -119,7 +120,7 @@ def lines_of(found: Takedown) -> list[str]:
         for version, count in found.versions.items()
     ]
     lines += [f"  {one.kind.removesuffix('s'):<8} {one.name} {one.version}" for one in found.made]
-    lines += [f"  audit    {version}: {', '.join(files)}" for version, files in found.audits.items()]
+    lines += [f"  copy     {folder}: {', '.join(files)}" for folder, files in found.copies.items()]
     return [*lines, "", *_advice(found)]
 
 
@@ -131,8 +132,8 @@ def _advice(found: Takedown) -> list[str]:
         steps.append("the adapters above were trained on a version with them: retrain, then delete their folders")
     if found.versions:
         steps.append("the versions above still hold the text and cannot become current again; delete their folders")
-    if found.audits:
-        steps.append("the audits above quote the text; delete their folders (a replay of them is then impossible)")
+    if found.copies:
+        steps.append("the folders above quote the text; delete them (an audit without its folder cannot be replayed)")
     steps.append("delete the rows from the source files too: a changed row has another id and would come back")
     return ["What to do next:", *(f"  {number}. {step}" for number, step in enumerate(steps, start=1))]
 

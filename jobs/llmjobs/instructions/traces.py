@@ -1,10 +1,13 @@
-"""Finds rows in what the lake holds already: in dataset versions by id or text, in audits by text."""
+"""Finds rows in what the lake holds already: in dataset versions by id or text, in audits and parts by text."""
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from llmjobs.contracts.manifest import Manifest
 from llmjobs.lake import Lake
 
 _SIDES = ("train.parquet", "validation.parquet", "test.parquet")
-_LISTS = ("quarantine", "duplicates", "fixes")
+_TAG = re.compile(r"<[^>]*>")
+_PIECE, _SHORTEST_PIECE = 100, 25
+"""Characters of a turn that are looked for where only pieces are shown; shorter turns say nothing about one row."""
 
 
 def holding(lake: Lake, version: Manifest, *, row_ids: Collection[str] = (), texts: Sequence[str] = ()) -> set[str]:
@@ -28,12 +33,13 @@ def holding(lake: Lake, version: Manifest, *, row_ids: Collection[str] = (), tex
     return found
 
 
-def audits_holding(
+def copies(
     lake: Lake, name: str, *, ids: Collection[str], texts: Sequence[str], rows: Sequence[Collection[str]]
 ) -> dict[str, list[str]]:
-    """Return audit version -> files of it that quote one of the rows.
+    """Return version of an audit or of a part, as its folder in the lake -> its files that quote one of the rows.
 
-    A line quotes a row when it has its id, when it holds one of `texts`, or when it holds all turns of the row.
+    A row of a table quotes when it has the id, holds one of `texts`, or holds all turns of the row; of a repair and of
+    a report, which show pieces, one turn of some length is enough.
 
     Args:
         lake: The lake.
@@ -42,17 +48,49 @@ def audits_holding(
         texts: What was looked for.
         rows: For each version of the dataset, oldest first, the ids that it holds; their turns are read there.
     """
-    turns = _turns(lake, name, ids, rows)
-    needles = [[_plain(text)] for text in texts] + turns
+    sought = Sought(frozenset(ids), [_plain(text) for text in texts], _turns(lake, name, ids, rows))
     found = {}
-    for audit in lake.versions("audits", name):
+    for version in [one for kind in ("audits", "parts") for one in lake.versions(kind, name)]:
         with tempfile.TemporaryDirectory(prefix="traces-") as scratch:
-            folder = lake.fetch("audits", name, audit.version, Path(scratch))
-            paths = sorted(path for path in folder.iterdir() if path.stem in _LISTS)
-            quoting = [path.name for path in paths if any(_quotes(row, set(ids), needles) for row in _rows(path))]
+            folder = lake.fetch(version.kind, name, version.version, Path(scratch))
+            quoting = [path.name for path in sorted(folder.iterdir()) if sought.in_file(path)]
         if quoting:
-            found[audit.version] = quoting
+            found[f"{version.kind}/{name}/versions/{version.version}"] = quoting
     return found
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What a file is searched for.
+
+    Attributes:
+        ids: Row ids.
+        texts: Normalised texts, one of which is enough.
+        rows: The normalised turns of each row.
+    """
+
+    ids: frozenset[str]
+    texts: list[str]
+    rows: list[list[str]]
+
+    def in_file(self, path: Path) -> bool:
+        """Return whether a file of an audit or of a part quotes one of the rows."""
+        if path.suffix == ".html":
+            page = _plain(html.unescape(_TAG.sub(" ", path.read_text(encoding="utf-8"))))
+            return any(text in page for text in (*self.texts, *self._pieces()))
+        return any(self._in_row(row, pieces="fixes" in path.name) for row in _rows(path))
+
+    def _in_row(self, row: dict[str, Any], *, pieces: bool) -> bool:
+        row_id = row.get("row_id")
+        if (row_id.hex() if isinstance(row_id, bytes) else row_id) in self.ids:
+            return True
+        said = _plain("\n".join(_texts(row)))
+        if any(text in said for text in self.texts) or any(all(turn in said for turn in turns) for turns in self.rows):
+            return True
+        return pieces and any(piece in said for piece in self._pieces())
+
+    def _pieces(self) -> list[str]:
+        return [turn[:_PIECE] for turns in self.rows for turn in turns if len(turn) >= _SHORTEST_PIECE]
 
 
 def _matching(path: Path, row_ids: Collection[str], texts: Sequence[str]) -> set[str]:
@@ -92,17 +130,12 @@ def _said(messages: list[dict[str, Any]]) -> list[str]:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix == ".parquet":
         yield from pl.read_parquet(path).iter_rows(named=True)
+    elif path.suffix == ".arrow":
+        yield from pl.read_ipc(path).iter_rows(named=True)
     elif path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)
-
-
-def _quotes(row: dict[str, Any], ids: Collection[str], needles: Iterable[Sequence[str]]) -> bool:
-    if row.get("row_id") in ids:
-        return True
-    said = _plain("\n".join(_texts(row)))
-    return any(all(turn in said for turn in needle) for needle in needles if needle)
 
 
 def _texts(value: Any) -> Iterator[str]:

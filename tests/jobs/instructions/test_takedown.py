@@ -46,10 +46,16 @@ def history(lake: Lake, publish: Publish, tmp_path: Path) -> None:
     raw = json.dumps({"instruction": SECRET.upper(), "output": "an answer"})
     lines = [json.dumps({"raw": raw}), json.dumps({"raw": "{broken"})]
     (folder / "quarantine.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    pl.DataFrame({"row_id": [row_id("other")], "kept": [1]}).write_parquet(folder / "duplicates.parquet")
+    pl.DataFrame({"row_id": [row_id("other")], "kept": [1]}).write_parquet(folder / "set_aside.parquet")
+    (folder / "report.html").write_text(f"<p>{SECRET.replace(' ', '</b> <i>', 1)} &amp; more</p>", encoding="utf-8")
     lake.publish(folder, kind="audits", name="rows", version="quotes")
     (folder / "quarantine.jsonl").write_text(json.dumps({"raw": "something else"}), encoding="utf-8")
+    (folder / "report.html").unlink()
     lake.publish(folder, kind="audits", name="rows", version="quotes_not")
+    part = tmp_path / "part"
+    part.mkdir()
+    pl.DataFrame({"row_id": [bytes.fromhex(row_id("other"))]}).write_ipc(part / "0.rows.arrow")
+    lake.publish(part, kind="parts", name="rows", version="examined")
 
 
 @pytest.mark.usefixtures("history")
@@ -62,16 +68,22 @@ def test_a_text_finds_its_rows_and_everything_that_holds_them(lake: Lake) -> Non
         ("adapters", "small", "a1"),
         ("renders", "rows", "r2"),
     ]
-    assert found.audits == {"quotes": ["quarantine.jsonl"]}
+    assert found.copies == {"audits/rows/versions/quotes": ["quarantine.jsonl", "report.html"]}
     assert takedown.taken_down(lake, "rows") == {row_id(SECRET)}
 
 
 @pytest.mark.usefixtures("history")
 def test_a_row_id_finds_the_same(lake: Lake) -> None:
     by_id = takedown.take_down(lake, "rows", row_ids=[row_id(SECRET)], reason="asked")
-    assert (by_id.versions, by_id.current, by_id.audits) == ({"v1": 1, "v2": 1}, "v2", {})
-    of_duplicate = takedown.take_down(lake, "rows", row_ids=[row_id("other")], reason="asked")
-    assert of_duplicate.audits == {"quotes": ["duplicates.parquet"], "quotes_not": ["duplicates.parquet"]}
+    assert (by_id.versions, by_id.current) == ({"v1": 1, "v2": 1}, "v2")
+    # The quarantined row has another answer, so it is not this row; the report shows pieces, and one is enough.
+    assert by_id.copies == {"audits/rows/versions/quotes": ["report.html"]}
+    of_other = takedown.take_down(lake, "rows", row_ids=[row_id("other")], reason="asked")
+    assert of_other.copies == {
+        "audits/rows/versions/quotes": ["set_aside.parquet"],
+        "audits/rows/versions/quotes_not": ["set_aside.parquet"],
+        "parts/rows/versions/examined": ["0.rows.arrow"],
+    }
 
 
 @pytest.mark.usefixtures("history")
@@ -81,7 +93,7 @@ def test_neither_the_list_nor_the_command_quotes_the_text(lake: Lake, capsys: py
     said = capsys.readouterr().out
     assert "version  v2: 1 row(s)  <- current" in said
     assert "adapter  small a1" in said
-    assert "audit    quotes: quarantine.jsonl" in said
+    assert "copy     audits/rows/versions/quotes: quarantine.jsonl" in said
     assert "retrain" in said
     kept = json.loads(listed(lake))
     assert sorted(kept) == ["reason", "row_id", "when", "who"]
