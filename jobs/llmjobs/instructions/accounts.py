@@ -10,8 +10,9 @@ import polars as pl
 
 from llmjobs.contracts.instructions import DataContract
 from llmjobs.instructions.duplicates import identify, point_to_kept
-from llmjobs.instructions.examination import RULES, examine
+from llmjobs.instructions.examination import RULES
 from llmjobs.instructions.formats import is_row
+from llmjobs.instructions.old_examination import examine_chunk
 from llmjobs.instructions.reading import ReadRow, read_rows
 from llmjobs.instructions.sources import Sources
 from llmjobs.instructions.splits import SIDES, divide
@@ -93,10 +94,10 @@ def _read_all(sources: Sources) -> Iterator[tuple[str, ReadRow]]:
 
 def _examine_all(rows: Iterator[tuple[str, ReadRow]], contract: DataContract) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return all examined rows, with the raw text of quarantined ones only, and all fixes."""
-    examined = [examine(0, [], contract)]
+    examined = [examine_chunk(0, [], contract)]
     first = 0
     while chunk := list(islice(rows, CHUNK_ROWS)):
-        examined.append(examine(first, chunk, contract))
+        examined.append(examine_chunk(first, chunk, contract))
         first += len(chunk)
     kept_text = pl.when(pl.col("quarantined")).then(pl.col("raw")).alias("raw")
     columns = ["row", "source_file", "source_line", "raw", "messages", *RULES, "quarantined"]

@@ -1,137 +1,173 @@
-"""Applies a contract to a chunk of rows: repairs, flags and reasons, all as columns."""
+"""Applies a contract to a frame of rows: repairs, masking, flags and verdicts, all as columns."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
-from llmjobs.contracts.instructions import DataContract, RowRules
-from llmjobs.instructions.formats import WrongShape, parts_of, storable
-from llmjobs.instructions.json_answers import json_problem
-from llmjobs.instructions.reading import ReadRow
-from llmjobs.instructions.rules import REPAIRS, flags
+from llmjobs.contracts.instructions import PII_FLAGS, RULES, DataContract
+from llmjobs.instructions.json_answers import problems_and_labels
+from llmjobs.instructions.languages import answers_in_another_language, languages_of
+from llmjobs.instructions.rules import flagged, marked
+from llmjobs.instructions.tables import EXAMINED, FIXES
+from llmjobs.instructions.texts import Texts, chat_texts, plain_texts
+from llmjobs.instructions.tool_calls import is_broken
 
-RULES = tuple(RowRules.model_fields)
+__all__ = ["RULES", "Examined", "TokenCounter", "examine"]
 
-_MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
-_ROW_SCHEMA = {
-    "row": pl.Int64,
-    "source_file": pl.String,
-    "source_line": pl.Int64,
-    "raw": pl.String,
-    "read_problem": pl.String,
-    "shape_problem": pl.String,
-    "repeated_keys": pl.String,
+TokenCounter = Callable[[pl.DataFrame], pl.Series]
+"""From a frame with ``messages`` and ``tools`` to the tokens of each row (Int64, null where it cannot be rendered)."""
+
+_OF_THE_READING = {
+    "unreadable": "read_problem",
+    "wrong_shape": "shape_problem",
+    "duplicate_keys": "repeated_keys",
 }
-_PART_SCHEMA = {"row": pl.Int64, "turn": pl.Int64, "role": pl.String, "part": pl.String, "text": pl.String}
+"""Rule -> the column of the reading that says what was wrong; null where nothing was."""
+
+_COLUMNS: dict[str, Any] = EXAMINED
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What the contract says about a chunk of rows.
+    """What the contract says about a frame of rows.
 
     Attributes:
-        rows: One row per row read: where it is from, its ``raw`` text, ``messages`` (repaired), one boolean column for
-            each rule, ``quarantined``, and the ``..._problem`` columns that say more.
-        fixes: One row per repaired part: ``row``, ``rule``, ``part``, ``before``, ``after``.
+        rows: Schema `tables.EXAMINED` and a boolean column for each of `RULES` and `PII_FLAGS`, in the frame's order.
+        fixes: Schema `tables.FIXES`.
     """
 
     rows: pl.DataFrame
     fixes: pl.DataFrame
 
 
-def examine(first: int, chunk: list[tuple[str, ReadRow]], contract: DataContract) -> Examined:
+def examine(frame: pl.DataFrame, contract: DataContract, *, count_tokens: TokenCounter | None = None) -> Examined:
     """Apply `contract` to rows.
 
     Args:
-        first: Number of the chunk's first row in the whole run, from 0.
-        chunk: Source file and row, in reading order.
-        contract: What a row must look like.
+        frame: Schema `tables.READ`.
+        contract: What a row must look like, and what happens to one that does not.
+        count_tokens: None leaves ``tokens`` null and ``too_many_tokens`` False.
     """
-    rows, parts = _tables(first, chunk, contract)
-    parts, fixes, repair_flags = _repair(parts, contract)
-    texts = _texts(parts)
-    problems = [json_problem(answer, contract.answer) for answer in texts["answer"]]
-    texts = texts.with_columns(pl.Series("json_problem", problems, dtype=pl.String))
-    flagged = texts.select("row", "messages", "json_problem", *flags(contract)).join(repair_flags, on="row", how="left")
-    whole = rows.join(flagged, on="row", how="left", maintain_order="left").with_columns(
-        unreadable=pl.col("read_problem").is_not_null(),
-        wrong_shape=pl.col("shape_problem").is_not_null(),
-        duplicate_keys=pl.col("repeated_keys").is_not_null(),
-    )
-    whole = whole.with_columns(_in_force(rule, contract) for rule in RULES)
-    refusing = [pl.col(rule) for rule in RULES if getattr(contract.rules, rule) in {"quarantine", "fail"}]
-    return Examined(whole.with_columns(quarantined=pl.any_horizontal(refusing)), fixes)
-
-
-def _in_force(rule: str, contract: DataContract) -> pl.Expr:
-    """Return a rule's flag, False where the rule is off or could not look."""
-    if getattr(contract.rules, rule) == "off":
-        return pl.lit(value=False).alias(rule)
-    return pl.col(rule).fill_null(value=False)
-
-
-def _tables(first: int, chunk: list[tuple[str, ReadRow]], contract: DataContract) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the table of rows and the table of their parts."""
-    rows: list[tuple[int, str, int, str, str | None, str | None, str | None]] = []
-    parts: list[tuple[int, int, str, str, str]] = []
-    for number, (file, read) in enumerate(chunk, start=first):
-        shape_problem = None
-        if not read.problem:
-            try:
-                parts.extend((number, *part) for part in parts_of(read.value, read.raw, contract.format))
-            except WrongShape as error:
-                shape_problem = storable(str(error))
-        repeated = storable(", ".join(read.repeated)) if read.repeated else None
-        rows.append((number, file, read.line, read.raw, read.problem or None, shape_problem, repeated))
-    return (
-        pl.DataFrame(rows, schema=_ROW_SCHEMA, orient="row"),
-        pl.DataFrame(parts, schema=_PART_SCHEMA, orient="row"),
+    frame = frame.with_row_index("row")
+    readable = pl.col("read_problem").is_null() & pl.col("shape_problem").is_null()
+    is_plain = pl.col("instruction").is_not_null() & (pl.col("turns").list.len().fill_null(0) == 0)
+    parts = [
+        _examined(make(rows, contract), contract, count_tokens)
+        for make, rows in (
+            (plain_texts, frame.filter(readable & is_plain)),
+            (chat_texts, frame.filter(readable & ~is_plain)),
+        )
+        if rows.height
+    ]
+    fixes = pl.concat([pl.DataFrame(schema=FIXES), *(fixes for _, fixes in parts)]).sort("row", maintain_order=True)
+    whole = _whole(frame, [rows for rows, _ in parts])
+    flags = [_in_force(rule, whole, contract) for rule in (*RULES, *PII_FLAGS)]
+    whole = whole.with_columns(flags)
+    severities = contract.severities()
+    refusing = [flag for flag in (*RULES, *PII_FLAGS) if severities[flag] in {"quarantine", "fail"}]
+    whole = whole.with_columns(quarantined=pl.any_horizontal(refusing))
+    return Examined(
+        whole.select(*(pl.col(name).cast(kind) for name, kind in _COLUMNS.items()), *RULES, *PII_FLAGS),
+        fixes,
     )
 
 
-def _repair(parts: pl.DataFrame, contract: DataContract) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Return the repaired parts, what was repaired, and the repair rules' flags by row."""
-    fixes = []
-    for rule, repair in REPAIRS.items():
-        after = pl.when(repair.concerns).then(repair.repaired(pl.col("text"))).otherwise(pl.col("text"))
-        parts = parts.with_columns(after=after).with_columns((pl.col("after") != pl.col("text")).alias(rule))
-        if getattr(contract.rules, rule) == "fix":
-            changed = parts.filter(rule).select(
-                "row", pl.lit(rule).alias("rule"), "part", pl.col("text").alias("before"), "after"
-            )
-            fixes.append(changed)
-            parts = parts.with_columns(text=pl.col("after"))
-        parts = parts.drop("after")
-    by_row = parts.group_by("row").agg(pl.col(rule).any() for rule in REPAIRS)
-    empty = pl.DataFrame(schema=dict.fromkeys(("rule", "part", "before", "after"), pl.String) | {"row": pl.Int64})
-    return parts, pl.concat([empty.select("row", "rule", "part", "before", "after"), *fixes]).sort("row"), by_row
+def _whole(frame: pl.DataFrame, examined: list[pl.DataFrame]) -> pl.DataFrame:
+    """Return all rows with what was found in those that could be read; columns of both are taken from the latter."""
+    names = {name for rows in examined for name in rows.columns} | {"messages", "json_label"}
+    ours = frame.select("row", *(name for name in frame.columns if name in EXAMINED and name not in names - {"row"}))
+    if len(examined) == 1 and examined[0].height == frame.height:
+        whole = pl.concat([ours, examined[0].drop("row")], how="horizontal")
+    elif examined:
+        together = pl.concat(examined, how="diagonal")
+        whole = ours.join(together, on="row", how="left", maintain_order="left")
+    else:
+        whole = ours
+    absent = {name: kind for name, kind in _COLUMNS.items() if name not in whole.columns and name != "quarantined"}
+    whole = whole.with_columns(pl.lit(None, dtype=kind).alias(name) for name, kind in absent.items())
+    if "json_label" not in whole.columns:
+        return whole
+    return whole.with_columns(label=pl.coalesce("label", "json_label"))
 
 
-def _texts(parts: pl.DataFrame) -> pl.DataFrame:
-    """Return one row of texts per row, as the module `rules` describes them, and its ``messages``."""
-    written = (pl.col("text").str.strip_chars() != "") | (pl.col("part") != "input")
-    turns = (
-        parts.filter(written)
-        .group_by("row", "turn", "role", maintain_order=True)
-        .agg(content=pl.col("text").str.join("\n\n"))
+def _in_force(flag: str, whole: pl.DataFrame, contract: DataContract) -> pl.Expr:
+    """Return a flag's column, False where it is off or could not look."""
+    if contract.severities()[flag] == "off":
+        return pl.lit(value=False).alias(flag)
+    if flag in _OF_THE_READING:
+        return pl.col(_OF_THE_READING[flag]).is_not_null().alias(flag)
+    return (pl.col(flag) if flag in whole.columns else pl.lit(value=False)).fill_null(value=False).alias(flag)
+
+
+def _examined(
+    texts: Texts, contract: DataContract, count_tokens: TokenCounter | None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the flags and the published columns of rows that could be read, and their fixes."""
+    table = texts.table
+    table = table.with_columns(problems_and_labels(table["answer"], contract.answer).get_columns())
+    table = table.with_columns(_language(table, contract))
+    table, dropped = _without_broken_tools(table, contract)
+    table = table.with_columns(_tokens(table, count_tokens))
+    flags = flagged(table, contract).with_columns(
+        _wrong_language(table, contract),
+        too_many_tokens=_too_many(table["tokens"], contract.limits.max_tokens),
     )
-    user, assistant = pl.col("role") == "user", pl.col("role") == "assistant"
-    empty, last_pair = pl.col("content").str.strip_chars() == "", pl.col("turn") >= pl.col("turn").max() - 1
-    by_row = turns.group_by("row", maintain_order=True).agg(
-        messages=pl.struct("role", "content"),
-        roles=pl.col("role").str.join(" ") + " ",
-        system=pl.col("content").filter(pl.col("role") == "system").str.join("\n\n"),
-        asked=pl.col("content").filter(user).str.join("\n\n"),
-        answered=pl.col("content").filter(assistant).str.join("\n\n"),
-        question=pl.col("content").filter(user).last(),
-        answer=pl.col("content").filter(assistant).last(),
-        empty_turns=(empty & ~(last_pair & (user | assistant))).sum(),
-        characters=pl.col("content").str.len_chars().sum(),
+    by_flag = texts.found.group_by("flag").agg("row")
+    for flag, found in by_flag.iter_rows():
+        here = table["row"].is_in(pl.Series(found, dtype=pl.UInt32).implode())
+        flags = flags.with_columns((flags[flag] | here if flag in flags.columns else here).alias(flag))
+    published = ["row", "messages", "tools", "prompt", "answer", "language", "characters", "tokens", "broken_tools"]
+    rows = table.select(*published, "json_problem", "json_label")
+    return pl.concat([rows, flags], how="horizontal"), pl.concat([texts.fixes, dropped])
+
+
+def _language(table: pl.DataFrame, contract: DataContract) -> pl.Series:
+    """Return the language of each answer, null where nobody asks for it."""
+    asked = contract.rules.language_mismatch != "off"
+    asked |= contract.drift.language.warn is not None or contract.drift.language.fail is not None
+    if asked:
+        return languages_of(table["answer"]).alias("language")
+    return pl.Series("language", [None], dtype=pl.String).new_from_index(0, table.height)
+
+
+def _wrong_language(table: pl.DataFrame, contract: DataContract) -> pl.Series:
+    name = "language_mismatch"
+    if contract.rules.language_mismatch == "off":
+        return pl.Series(name, [False]).new_from_index(0, table.height)
+    return answers_in_another_language(table, contract.limits.languages).alias(name)
+
+
+def _tokens(table: pl.DataFrame, count_tokens: TokenCounter | None) -> pl.Series:
+    if count_tokens is None:
+        return pl.Series("tokens", [None], dtype=pl.Int64).new_from_index(0, table.height)
+    return count_tokens(table.select("messages", "tools")).cast(pl.Int64).alias("tokens")
+
+
+def _too_many(tokens: pl.Series, most: int | None) -> pl.Series:
+    return tokens.is_not_null() & (tokens > most) if most is not None else tokens.is_not_null() & pl.Series([False])
+
+
+def _without_broken_tools(table: pl.DataFrame, contract: DataContract) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Flag broken tools and calls; drop the tools where the contract says so, and record that."""
+    with_tools = (pl.col("tools").is_not_null() | (pl.col("tool_calls").list.len() > 0)).fill_null(value=False)
+    rows = table.with_row_index("position").filter(with_tools)
+    broken = [is_broken(tools, calls or []) for tools, calls in rows.select("tools", "tool_calls").iter_rows()]
+    if contract.rules.broken_tools == "off":
+        broken = []
+    positions = rows["position"].filter(pl.Series(broken, dtype=pl.Boolean)) if broken else rows["position"].clear()
+    table = table.with_columns(marked(table.height, positions, "broken_tools"))
+    dropped = table.filter(pl.col("broken_tools") & pl.col("tools").is_not_null())
+    if contract.rules.broken_tools != "drop_field" or not dropped.height:
+        return table, pl.DataFrame(schema=FIXES)
+    fixes = dropped.select(
+        pl.col("row").cast(pl.Int64),
+        rule=pl.lit("broken_tools"),
+        part=pl.lit("tools"),
+        before=pl.col("tools"),
+        after=pl.lit(""),
     )
-    named = parts.group_by("row").agg(
-        instruction=pl.col("text").filter(pl.col("part") == "instruction").first(),
-        input=pl.col("text").filter(pl.col("part") == "input").first(),
-    )
-    return by_row.with_columns(pl.col("messages").cast(pl.List(_MESSAGE))).join(named, on="row", how="left")
+    return table.with_columns(tools=pl.when(~pl.col("broken_tools")).then(pl.col("tools"))), fixes

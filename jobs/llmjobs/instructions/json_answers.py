@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import polars as pl
+
 from llmjobs.contracts.instructions import Answer, JsonField
+from llmjobs.instructions.pii import mask_text
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -17,17 +20,43 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+def problems_and_labels(answers: pl.Series, answer: Answer) -> pl.DataFrame:
+    """Return ``json_problem`` and ``json_label`` of each answer; both null where the contract describes no JSON."""
+    schema = {"json_problem": pl.String, "json_label": pl.String}
+    if answer.format != "json":
+        nothing = pl.Series([None], dtype=pl.String).new_from_index(0, answers.len())
+        return pl.DataFrame(dict.fromkeys(schema, nothing))
+    return pl.DataFrame([_problem_and_label(text, answer) for text in answers], schema=schema, orient="row")
+
+
+def _problem_and_label(text: str | None, answer: Answer) -> tuple[str | None, str | None]:
+    if text is None or not text.strip():
+        return None, None
+    try:
+        value = json.loads(text, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        return f"not valid JSON: {error}", None
+    problem = _object_problem(value, answer)
+    label = value.get(answer.label) if isinstance(value, dict) and answer.label is not None else None
+    return (
+        mask_text(problem) if problem else None,
+        label if isinstance(label, str) or label is None else json.dumps(label, ensure_ascii=False),
+    )
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def json_problem(text: str | None, answer: Answer) -> str | None:
-    """Return what is wrong with one answer, None when nothing is.
+    """Return what is wrong with one answer, None when nothing is; personal data in it is masked.
 
     An empty answer is the concern of another rule.
     """
-    if text is None or not text.strip() or answer.format != "json":
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return f"not valid JSON: {error}"
+    return _problem_and_label(text, answer)[0] if answer.format == "json" else None
+
+
+def _object_problem(value: Any, answer: Answer) -> str | None:
     if not isinstance(value, dict):
         return f"{type(value).__name__}, not an object"
     if not answer.fields:

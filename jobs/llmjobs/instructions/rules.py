@@ -1,122 +1,253 @@
+# ruff: noqa: RUF001 (Chinese texts have signs that look like ours)
 r"""The rule library: every rule of `RowRules` as a polars expression that is true for a row that breaks it.
 
-Most rules look at one row of texts (`llmjobs.instructions.examination` makes them):
+Most rules look at one row of texts (`llmjobs.instructions.examination` makes them), all without nulls:
 
-* ``roles``: the roles of the turns, each followed by a space: ``"user assistant "``
+* ``roles``: the roles of the turns, each followed by a space, an assistant turn with tool calls being ``call``:
+  ``"user assistant "``
 * ``instruction``, ``input``: of an Alpaca row; empty in a chat
 * ``question``: the last user turn, whole (an Alpaca row's instruction, blank line, input)
-* ``asked``, ``answered``: all user turns, all assistant turns; ``answer``: the last of these
-* ``empty_turns``: turns without text, the last answer and question aside; ``characters``: of all turns
+* ``system``; ``asked``, ``answered``: all user turns, all assistant turns; ``answer``: the last of these
+* ``empty_turns``: turns without text, the last answer aside; ``calls``: whether the last answer calls a tool
+* ``characters``: of all turns
 
-Repair rules look at single parts instead and know what to write in their place. The regular expressions are those of
-Rust (no look-around). Defect classes: github.com/gururise/AlpacaDataCleaned, README; each rule has golden rows in the
-tests.
+The rules of `HINTED` are dear and rarely true. `HINT`, one cheap expression for all of them, picks the rows on which
+they are tried; it never misses one (a test holds them together). The regular expressions are those of Rust (no
+look-around). Defect classes: github.com/gururise/AlpacaDataCleaned, README; each rule has golden rows in the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from llmjobs.contracts.instructions import DataContract
+from llmjobs.instructions.truncation import is_truncated, may_be_truncated
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Counted up with every change of what a rule catches or writes: part of each version's id."""
 
-
-@dataclass(frozen=True)
-class Repair:
-    """How a rule repairs one part of a row.
-
-    Attributes:
-        concerns: True for the parts that the rule looks at; over the columns ``part`` and ``text``.
-        repaired: From the text as it is to the text as it should be.
-    """
-
-    concerns: pl.Expr
-    repaired: Callable[[pl.Expr], pl.Expr]
-
-
-_CONTROL = r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F\x{200B}\x{2060}\x{FEFF}]"
-_QUOTED = r"[\s<>\[\](){}`'\"*_.!-]*"
-_NO_INPUT = (
-    rf"(?i)^{_QUOTED}(?:no[\s_-]*inputs?(?:\s+(?:is\s+|was\s+)?(?:required|needed|provided|necessary|given|available))?"
-    rf"|n\s*/\s*a|not\s+applicable|none(?:\s+(?:required|needed|provided))?|无输入|无需输入){_QUOTED}$"
+CONTROL = (
+    r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F\x{AD}\x{200B}\x{2028}\x{2029}\x{202D}\x{202E}"
+    r"\x{2060}-\x{2064}\x{FEFF}\x{FFF9}-\x{FFFB}]"
 )
+_LINE_SEPARATOR = r"[\x0B\x0C\x{85}\x{2028}\x{2029}]"
 
-REPAIRS: dict[str, Repair] = {
-    "control_characters": Repair(pl.lit(value=True), lambda text: text.str.replace_all(_CONTROL, "")),
-    "no_input_marker": Repair(pl.col("part") == "input", lambda text: text.str.replace(_NO_INPUT, "")),
-}
-"""In the order in which they are applied: a marker may hide behind an invisible character."""
+
+def without_control(text: pl.Expr) -> pl.Expr:
+    """Return `text` without control and invisible characters; what separates lines becomes a line feed."""
+    return text.str.replace_all(_LINE_SEPARATOR, "\n").str.replace_all(CONTROL, "")
+
+
+_QUOTED = r"[\s<>\[\](){}`'\"*_.!。（）【】《》“”-]*"
+NO_INPUT = (
+    rf"(?i)^{_QUOTED}(?:(?:the\s+)?input\s*[:：]\s*)?(?:输入\s*[:：]\s*)?{_QUOTED}"
+    r"(?:no[\s_-]*(?:additional[\s_-]*|further[\s_-]*)?inputs?"
+    r"(?:\s+(?:is\s+|was\s+)?(?:required|needed|provided|necessary|given|available|specified))?"
+    r"|(?:empty|without|blank)[\s_-]*inputs?|inputs?\s+(?:is\s+)?(?:not\s+(?:required|needed|provided|applicable)"
+    r"|empty)"
+    r"|n\s*/\s*a|not\s+applicable|none(?:\s+(?:required|needed|provided))?"
+    rf"|(?:没有|无需?|不需要|未提供|暂无)(?:任何|额外的?)?(?:输入|内容)?|输入为?空|空(?:输入)?){_QUOTED}$"
+)
+URL_ONLY = (
+    r"(?i)^\s*(?:(?:(?:url|link|article|website|source|page|web ?page|site|链接|网址|网站|输入)\s*[:：]\s*)*"
+    r"[<(\[\"'“]?(?:https?://|www\.)[^\s，。]+\s*)+$"
+)
 
 _MOJIBAKE = r"\x{FFFD}|â€[™œ\x{9D}“”\x{2DC}¦]|Ã[©¨¤¶¼±³¡]|Â[\x{A0}£©®°]"
 _PLACEHOLDER = (
-    rf"(?i)^{_QUOTED}(?:n\s*/\s*a|no[\s_-]*outputs?|not\s+applicable|tbd|todo|nil|null){_QUOTED}$"
-    r"|(?i)^\s*<\s*(?:image|img|picture|video|audio)\s*/?\s*>\s*$|^\s*(?:\.{2,}|…)\s*$"
+    rf"(?i)^{_QUOTED}(?:n\s*/\s*a|no[\s_-]*(?:out|in)puts?|not\s+applicable|tbd|todo|nil|null|no\s+(?:answer|response)"
+    rf"|\(?\s*(?:output|answer|response|your answer|insert (?:answer|output|response))(?:\s+(?:goes\s+)?here)|无输出"
+    rf"|无){_QUOTED}$"
+    r"|(?i)^\s*[<\[](?:image|img|picture|photo|video|audio|output|answer|web ?page|code|file|chart|graph|drawing|link)"
+    r"(?:\s[^<>\[\]\n]{0,80})?/?[>\]]\s*$|^\s*(?:\.{2,}|…+|-+|_+)\s*$"
 )
-_URL_ONLY = r"(?i)^\s*(?:(?:url|link|article|website|source|page)\s*:\s*)?(?:[<(\[\"']?(?:https?://|www\.)\S+\s*)+$"
 _APOLOGY = (
-    r"(?:i['\x{2019}]?m (?:very |so |really )?sorry|i am (?:very |so )?sorry|sorry|i apologi[sz]e|my apologies"
-    r"|unfortunately)"
+    r"(?:i['\x{2019}]?m (?:very |so |really |truly )?sorry|i am (?:very |so |really )?sorry|sorry|i apologi[sz]e"
+    r"|my apologies|apologies|unfortunately|i regret|i['\x{2019}]m afraid)"
 )
+_NOT = r"(?: not|n['\x{2019}]t)"
 _UNABLE = (
-    r"(?:i (?:can ?not|can['\x{2019}]?t|could ?n[o'\x{2019}]t|do(?: not|n['\x{2019}]t)|am (?:not|unable|an ai)"
-    r"|was unable|need more)"
-    r"|i['\x{2019}]m (?:not|unable|an ai)|you (?:did(?: not|n['\x{2019}]t)|have(?: not|n['\x{2019}]t)|need to)"
-    r"|(?:the|your) [^.!?\n]{0,60}(?:is(?: not|n['\x{2019}]t)|are(?: not|n['\x{2019}]t)))"
+    rf"(?:i (?:can ?not|can['\x{{2019}}]t|could ?n[o'\x{{2019}}]t|do{_NOT}|am (?:not|unable|an? |only|just)"
+    r"|was unable|need (?:more|you|some|additional|further)|won['\x{2019}]t|will not)"
+    rf"|i['\x{{2019}}]m (?:not|unable|an? |only|just)|you (?:did{_NOT}|have{_NOT}|need to|haven)"
+    rf"|(?:the|your|there|this|that|no|it) [^.!?\n]*(?:is{_NOT}|is no|are{_NOT}|was{_NOT}|were{_NOT}|missing))"
+)
+_DO = (
+    r"(?:help|assist|fulfil|comply|provide|answer|creat|generat|draw|display|access|complet|do (?:that|this|so)"
+    r"|determin"
+    r"|give|know|predict|perform|tell|retriev|search|read|open|view|perceiv|produc|mak|send|play|schedul|estimat"
+    r"|describ"
+    r"|shar|offer|write|brows|visit|edit|manipulat|find|say|accurately|directly|physically|summari[sz]|order|book"
+    r"|purchas|recommend|show|analy[sz]|identify|modify|chang|cook|call|fetch|execut|watch|listen|hear|see (?:the"
+    r"|your|an)"
+    r"|use the|process|evaluat|judg|assess|choos|comment|confirm|verify|calculat|translat|rewrit|respond|suggest"
+    r"|present|render|illustrat|track|set|turn|add|remov|guarantee|forecast)"
+)
+_CANNOT_DO = (
+    rf"\b(?:i(?: am|['\x{{2019}}]m)?|so|and|thus|therefore) (?:can ?not|can['\x{{2019}}]t|unable to|not able to"
+    rf"|not capable of|won['\x{{2019}}]t"
+    rf"(?: be able to)?|will not(?: be able to)?|could ?n[o'\x{{2019}}]t) (?:actually |currently |really "
+    rf"|help but )?{_DO}"
+)
+_LACKS = (
+    rf"\bi do{_NOT} (?:currently |actually )?(?:have|possess) (?:the (?:ability|capability|capacity|data|information"
+    rf"|means)"
+    r"|(?:direct |any |real[- ]time )?access|enough|sufficient|any (?:information|data|details|context)|information"
+    r"|(?:real[- ]time|up[- ]to[- ]date|current) )"
+)
+_ASKS = (
+    r"(?:(?:could|can|would) you (?:please |kindly |be able to )?(?:provide|specify|clarify|tell me|share|give"
+    r"|let me know)"
+    r"|(?:please|kindly) (?:provide|specify|clarify|share|tell me|let me know|give me|supply|include|enter|upload)"
+    r"|i(?:['\x{2019}]ll| will| would|['\x{2019}]d)? need (?:to know |you to |some |a bit )?(?:more|additional|further)"
+    r"|(?:to|in order to) [^.!?\n]*i (?:would |will |['\x{2019}]ll )?(?:need|require))"
+)
+_AI_NAME = (
+    r"(?:(?:large |virtual |digital |text-based |machine |helpful |computer )*"
+    r"(?:ai|artificial intelligence|language model|chat ?bot|llm)\b)"
 )
 _REFUSAL = (
-    rf"(?i)^\W*{_APOLOGY}\b[^.!?\n]{{0,60}}?\b{_UNABLE}"
-    r"|(?i)^\W*i(?: am|['\x{2019}]m)? (?:can ?not|can['\x{2019}]?t|unable to|not able to|won['\x{2019}]?t|will not) "
-    r"(?:help|assist|fulfil|comply|provide|answer|create|generate|draw|display|access|complete|do that|do this)"
-    r"|(?i)^\W*i do(?: not|n['\x{2019}]t) have (?:the ability|the capability|access|enough information)"
+    rf"(?i)^\W*(?:hello[!,.] |hi[!,.] |oh,? |well,? )?{_APOLOGY}\b[^.!?\n]*?\b{_UNABLE}"
+    rf"|(?i)^\W*(?:[^.!?\n]*?)(?:{_CANNOT_DO}|{_LACKS})"
+    r"|(?i)^[^\n]*\bi (?:can ?not|can['\x{2019}]t|am unable to|am not able to) (?:answer|assist"
+    r"|help (?:you )?with|comply"
+    r"|fulfil|provide|share)\b"
+    r"|(?i)^\W*it(?: is|['\x{2019}]s| would be) (?:not possible|impossible|difficult"
+    r"|hard) (?:for me )?to [^.!?\n]*\bwithout"
+)
+_REFUSAL_OF_AI = (
+    rf"(?i)^[^\n]*?\b(?:as an? |i am an? |i['\x{{2019}}]m an? "
+    rf"|an? ){_AI_NAME}[^\n]*?(?:{_CANNOT_DO}|{_LACKS}"
+    r"|\bi (?:would )?need (?:more|additional|further) (?:context|information|details))"
+)
+_ASKS_BACK = rf"(?i)^\W*(?:[^.!?\n]*[.!,] ){{0,2}}{_ASKS}[^\n]*$"
+_SORRY_CHINESE = r"(?:抱歉|对不起|不好意思|遗憾)"
+_UNABLE_CHINESE = (
+    r"(?:无法|不能|没有(?:给|提供|任何|足够|指定|说明|实时|权限|办法|访问|能力|收到|看到|可以|告诉|附上|具体)|没办法|未(?:能)?"
+    r"(?:给|提供|指定|说明|收到|明确|知)|不具备|不支持|不知道|不确定|不可以|不明白|需要(?:更多|您|你|提供|知道)|请提供|并?未提供)"
+)
+_TASK_CHINESE = (
+    r"(?:对[^，。]*)?(?:直接|准确地?|真正地?|在[^，。]*)?(?:为|给|提供|生成|创建|访问|获取|看到|看|回答|执行|评估|描述|找到|找|做出|制作|绘制|"
+    r"录制|查询|预测|判断|确定|确认|读|拿|选出|选择|总结|分析|评价|评论|完成|处理|写|画|物理|打开|播放|知道|进行(?:评|判|分|总|比))"
+)
+_REFUSAL_CHINESE = (
+    rf"^[^。！？\n]*{_SORRY_CHINESE}[^。！？\n]*{_UNABLE_CHINESE}"
+    r"|^[^。！？\n]*(?:AI|人工智能|模型|机器人|程序|助手)[^。！？\n]*(?:不能|无法|没办法|没有办法|不具备|不知道)"
+    rf"{_TASK_CHINESE}"
+    r"|^[^。！？\n]*[您你](?:并|还|仍|尚)?(?:没有|未)(?:给出?|提供|告诉|指定|说明|明确|附)"
+    rf"|^[^\n]*(?:因此|所以)[，,]?我(?:也|就)?(?:无法|不能|没办法){_TASK_CHINESE}"
+    r"|^(?:好的[，。！]?)?请(?:您|你)?(?:先|再)?(?:提供|告诉我|给我|输入|发送|说明|指定|上传)[^。！？\n]*(?:才能|以便|这样|方便|我(?:就|会|将))"
+    rf"|^[^。！？\n]*我(?:还)?(?:并)?(?:无法|不能|没办法|没有办法){_TASK_CHINESE}"
 )
 _SPOKEN_FOR = (
-    r"(?i)\b(?:write|compose|draft|generate|create|make|give|provide|suggest|design)\b[^.?!\n]{0,60}\b"
-    r"(?:excuse|apolog\w*|letter|e-?mail|dialog\w*|conversation|script|story|tweet|message|reply|response|speech|note)\b"
-    r"|(?i)\b(?:apologi[sz]e|decline|turn(?:ing)? down|reject|role-?play)"
+    r"(?i)\b(?:write|compose|draft|generate|create|make|give|provide|suggest|design|craft|come up|prepare|construct"
+    r"|add)\b"
+    r"[^.?!\n]{0,60}\b(?:excuse|apolog\w*|letter|e-?mail|dialog\w*|conversation|script|story|tweet|message|reply"
+    r"|response"
+    r"|speech|note|poem|song|monologue|scene|review|sentence|comment)\b"
+    r"|(?i)\b(?:apologi[sz]e|decline|turn(?:ing)? down|reject|role-?play|paraphras|rewrite|rephrase|repl(?:y|ies)\b"
+    r"|respond to)"
+    r"|道歉|致歉|辞职|拒绝|写[^。\n]{0,12}(?:信|邮件|回复|对话|脚本|故事|短信|台词)|对话|改写"
 )
 """Prompts that ask for words which somebody else says: there an apology is the task, no refusal."""
 
 _AS_AI = (
-    r"(?i)\bas an? (?:ai|artificial intelligence)(?: language)?(?: model| assistant| system| chatbot)?"
-    r"(?:,| i\b| i['\x{2019}]m\b| my\b| it\b)"
-    r"|(?i)\bi(?: am|['\x{2019}]m) (?:just |only |merely )?an? "
-    r"(?:ai\b|artificial intelligence|(?:large )?language model)"
+    rf"(?i)\bas an? {_AI_NAME}(?: language)?(?: model| assistant| system| chatbot| program| tool| bot)?"
+    r"(?:,| i\b| i['\x{2019}]m\b| my\b| it\b|\.|;| -| and )"
+    rf"|(?i)\bi(?: am|['\x{{2019}}]m) (?:just |only |merely |simply )?an? {_AI_NAME}"
+    r"|(?i)\b(?:i am|i['\x{2019}]m|my name is|call me) \w+,? (?:and i['\x{2019}]m |and i am )?an? "
+    r"(?:large |ai |helpful )*(?:language model|assistant|chatbot|ai\b)"
+    r"|(?i)\b(?:i (?:am|was)|i['\x{2019}]m|me,) (?:\w+, )?(?:[^.!?\n]{0,60}\b)?(?:created|trained|developed|made"
+    r"|built|designed)"
+    r" by (?:researchers|a team|openai|anthropic|google|meta|microsoft|large model|lmsys)"
+    r"|(?i)\b(?:ai (?:assistant|model)|language model)s?,? (?:much )?like (?:myself|me)\b"
+    r"|(?i)\byour (?:friendly )?ai assistant\b"
+)
+_AI_CHINESE = (
+    r"(?:(?:一[个名款位种台只]|个|名|款)?\s*(?:大型|虚拟|智能|文字型?|文本|聊天|对话|计算机|电脑|自然|先进的?|基于[^，。]{0,12}的?"
+    r"|语言|人工智能|AI|GPT|的|\s)*(?:人工智能|AI|机器人|语言模型|助手|计算机程序|语言AI))"
+)
+_AS_AI_CHINESE = (
+    rf"(?:^|[，。！？；：、\s,.!（(“\"])(?:由于|因为|但|我|而|那么|，"
+    rf"|\s)*作为{_AI_CHINESE}[^，。,\n]{{0,10}}[，,]?\s*(?:[^，。,\n]{{0,30}}[，,])?"
+    r"[^，。\n]{0,10}我"
+    rf"|(?:^|[^是说：:])我(?:只|仅仅?|就)?是{_AI_CHINESE}|我作为{_AI_CHINESE}|的(?:AI|人工智能)助手[。！\s]*$"
+)
+_AI_ASKED = (
+    r"(?i)\b(?:write|compose|create|generate|design|imagine|role-?play)\b[^.?!\n]{0,60}\b(?:dialog\w*|conversation"
+    r"|script"
+    r"|story|monologue|scene|poem|song|play)\b|(?:对话|脚本|剧本|故事|诗)"
 )
 _TEMPLATE = (
     r"\{\{\s*[A-Za-z_][\w.\[\]'\"| ]*\}\}|\{%-?\s*(?:for|if|end|set|block|include|else)\b"
     r"|<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"
     r"|\{(?:instruction|input|output|question|context|prompt|response)\}"
 )
+_STANDS_FOR_TEXT = (
+    r"(?i)^\s*(?:[<\[{](?:insert )?(?:song|text|article|paragraph|passage|document|sentence|essay|story|poem|code|email"
+    r"|input|your (?:text|input)|data|content)(?: here| goes here)?[>\]}])\s*(?:\n|$)"
+)
 _MERGED = (
-    r"(?mi)^\s*(?:#+\s*)?\d+\s*\.\s*instruction\s*:"
-    r"|(?m)^\s*#{2,}\s*(?:Instruction|Response)\s*:"
+    r"(?mi)^\s*(?:#+\s*)?\d+\s*\.\s*(?:instruction|指令|指示|任务说明)\s*[:：]"
+    r"|(?mi)^\s*#{2,}\s*(?:Instruction|Response)\s*:|(?m)^\s*#{2,}\s*(?:指令|指示|回答|响应)\s*[:：]"
 )
+_PICTURE = r"(?:image|picture|photo|photograph|drawing|painting|sketch|illustration|cartoon|comic|meme|gif|infographic)"
 _IMAGE = (
-    r"(?i)\b(?:draw|paint|sketch|photograph)\s+(?:me\s+)?(?:an?|the|some)\s+(?:\w+\s+){0,3}?(?:picture|image|portrait|"
+    r"(?i)\b(?:draw|paint|sketch|photograph)\s+(?:me\s+)?(?:an?|the|some)\s+(?:[\w-]+\s+){0,3}?(?:picture|image"
+    r"|portrait|"
     r"landscape|diagram|chart|graph|logo|cartoon|illustration|figure)\b"
-    r"|(?i)\b(?:create|generate|make|produce|render|design|show)\s+(?:me\s+)?(?:an?|the|some)\s+(?:\w+\s+){0,3}?"
-    r"(?:image|picture|photo|photograph|drawing|painting|sketch|(?:pie|bar|line) (?:chart|graph)|logo|poster)"
-    r"(?:\s+(?:of|that|which|for|to|with|showing|depicting|illustrating|based|using|called|named)\b|\s*[.!?]?\s*$)"
-    r"|(?i)\b(?:following|attached|given|this|above|below)\s+(?:[\w-]+\s+){0,3}?(?:image|picture|photo|photograph)\b"
-    r"|(?i)<\s*image\s*>"
+    r"|(?i)\b(?:create|generate|make|produce|render|design|show|edit|draw|build|construct|prepare|develop"
+    r"|come up with)\s+"
+    r"(?:me\s+)?(?:an?|the|some|this)\s+(?:[\w-]+\s+){0,3}?(?:image|picture|photo|photograph|drawing|painting|sketch"
+    r"|graphic"
+    r"|infographic|(?:pie|bar|line|column) (?:chart|graph)|logo|poster|cartoon|illustration|collage|mood ?board|flyer)"
+    r"(?:\s+(?:of|or|that|which|for|to|with|showing|depicting|illustrating|based|using|called|named|representing"
+    r"|from)\b"
+    r"|\s*[.!?,]?\s*$|\s*\n)"
+    rf"|(?i)\b(?:following|attached|given|this|above|below|provided)\s+(?:[\w-]+\s+){{0,3}}?{_PICTURE}\b"
+    rf"|(?i)\b(?:edit|crop|colou?ri[sz]e|resize|retouch|enhance|rotate)\s+(?:the|this|an?"
+    rf"|my)\s+(?:[\w-]+\s+){{0,3}}?{_PICTURE}\b"
+    rf"|(?i)[<\[(]\s*(?:an? |the |attached )?{_PICTURE}s?(?:\s+(?:attached|of|here|goes)\b[^>\])\n]{{0,60}}"
+    rf"|\s*/?)[>\])]"
 )
-_TURNS_IN_ORDER = r"^(?:system )?(?:user assistant )+$"
+_PICTURE_CHINESE = (
+    r"(?:图片|图像|照片|海报|插图|插画|饼图|饼状图|条形图|柱状图|柱形图|折线图|直方图|曲线图|散点图|图表|标志|徽标|商标|logo|LOGO|"
+    r"漫画|画作|三维图形|示意图|思维导图)"
+)
+_IMAGE_CHINESE = (
+    rf"(?:画|绘制|制作|生成|创建|设计|创作)[^。，,\n识别]{{0,24}}{_PICTURE_CHINESE}(?:[。，,.！!？?；;：:\s]|$|来|以|用于|展示|显示|表示|说明|比较)"
+    r"|(?:这[幅张个副]|给定的?|以下|下面的?|下列|上述|附[上加]的?)[^。，,\n句文]{0,6}(?:图片|照片|图像|漫画|画作|图画|拼图|gif图?|海报)"
+    r"|(?:形容|描述|解释|分析|评价|批评|欣赏)[^。，,\n句]{0,6}这[幅张](?:画|图)|画(?:一[张幅个只])"
+)
+_PICTURES = (
+    r"(?i)image|picture|photo|drawing|painting|sketch|graphic|chart|graph|logo|poster|cartoon|illustration|collage"
+    r"|mood ?board"
+    r"|flyer|portrait|landscape|diagram|figure|comic|meme|gif|[图画照海插标徽商漫]"
+)
+"""Words of which every image request has one."""
 _CODE_BLOCK = r"(?s)```.*?```"
 _EMPTY_BLOCK = r"^```[\w+#-]*\s*```$"
+_TURNS_IN_ORDER = r"^(?:system )?(?:user (?:call (?:tool )+)*assistant )*user (?:call (?:tool )+)*(?:assistant|call) $"
+"""Tools answer the call before them; the last turn of a row may itself be a call."""
 
-
-def _column(name: str) -> pl.Expr:
-    return pl.col(name).fill_null("")
+HINT = (
+    rf"{CONTROL}|{_MOJIBAKE}"
+    r"|```|\{\{|\{%|<\||INST\]|SYS>>|_of_turn>|\{(?:instruction|input|output|question|context|prompt|response)\}"
+    r"|(?i:instruction|response)\s*[:：]|(?:指令|指示|任务说明|回答|响应)\s*[:：]"
+    r"|[<\[{](?i:insert |your )?(?i:song|text|article|paragraph|passage|document|sentence|essay|story|poem|code"
+    r"|email|input"
+    r"|data|content)[ >\]}]|(?-u:\b)(?i:ai|llm)(?-u:\b)|(?i:artificial intelligence|language model|chat ?bot|assistant)"
+    r"|(?i: by (?:researchers|a team|openai|anthropic|google|meta|microsoft|large model|lmsys))"
+    r"|作为|我(?:只|仅仅?|就)?是|的(?:AI|人工智能)助手"
+)
+"""Matches a part of every row that breaks a rule of `HINTED`, or that has a control character."""
 
 
 def _prose(name: str) -> pl.Expr:
     """Return a text without its code blocks and code spans, where templates are no accident."""
-    return _column(name).str.replace_all(_CODE_BLOCK, "").str.replace_all(r"`[^`\n]+`", "")
+    return pl.col(name).str.replace_all(_CODE_BLOCK, "").str.replace_all(r"`[^`\n]+`", "")
 
 
 def normalised(text: pl.Expr) -> pl.Expr:
@@ -124,39 +255,124 @@ def normalised(text: pl.Expr) -> pl.Expr:
     return text.str.normalize("NFC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
 
 
-def flags(contract: DataContract) -> list[pl.Expr]:
-    """Return the rules that look at whole rows, one boolean expression each, named after its rule."""
-    answer, question, instruction = _column("answer"), _column("question"), _column("instruction")
-    found = {
-        "broken_encoding": _any_text(_MOJIBAKE),
-        "role_order": ~_column("roles").str.contains(_TURNS_IN_ORDER),
-        "empty_turn": (pl.col("empty_turns") > 0) | (question.str.strip_chars() == ""),
-        "empty_answer": answer.str.strip_chars() == "",
-        "placeholder_answer": answer.str.contains(_PLACEHOLDER),
-        "empty_code_block": answer.str.extract_all(_CODE_BLOCK)
-        .list.eval(pl.element().str.contains(_EMPTY_BLOCK))
-        .list.any(),
-        "url_only_input": _column("input").str.contains(_URL_ONLY) | question.str.contains(_URL_ONLY),
-        "refusal": answer.str.contains(_REFUSAL) & ~question.str.contains(_SPOKEN_FOR),
-        "speaks_as_ai": _column("answered").str.contains(_AS_AI),
-        "unrendered_template": _any_prose(_TEMPLATE),
-        "merged_instructions": _any_text(_MERGED),
-        "answer_repeats_question": (answer.str.strip_chars() != "")
-        & ((normalised(answer) == normalised(question)) | (normalised(answer) == normalised(instruction))),
-        "image_request": question.str.contains(_IMAGE),
-        "invalid_json_answer": pl.col("json_problem").is_not_null(),
-        "truncated_answer": pl.lit(value=False),
-        "language_mismatch": pl.lit(value=False),
-        "broken_tools": pl.lit(value=False),
-        "too_many_tokens": pl.lit(value=False),
-        "too_long": pl.col("characters") > contract.limits.max_characters,
-    }
-    return [expression.fill_null(value=False).alias(name) for name, expression in found.items()]
-
-
 def _any_text(pattern: str) -> pl.Expr:
-    return pl.any_horizontal(_column(name).str.contains(pattern) for name in ("system", "asked", "answered"))
+    return pl.any_horizontal(pl.col(name).str.contains(pattern) for name in ("system", "asked", "answered"))
 
 
 def _any_prose(pattern: str) -> pl.Expr:
     return pl.any_horizontal(_prose(name).str.contains(pattern) for name in ("system", "asked", "answered"))
+
+
+def _might_equal(text: pl.Expr, other: pl.Expr) -> pl.Expr:
+    """Return False only for texts that differ once normalised: both begin plainly, and not the same."""
+    first, others = text.str.head(_PLAIN), other.str.head(_PLAIN)
+    plain = first.str.contains(_PLAIN_TEXT) & others.str.contains(_PLAIN_TEXT)
+    same = first.str.to_lowercase().str.head(_PLAIN - 1) == others.str.to_lowercase().str.head(_PLAIN - 1)
+    return ~plain | same
+
+
+_PLAIN = 8
+_PLAIN_TEXT = r"^(?:[!-~] ?){4,8}$"
+"""ASCII, single spaces, none at the beginning: normalising changes nothing but the case of such a beginning.
+
+The last character is not compared: a combining sign may follow it.
+"""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a row breaks a rule: where `hint` and `breaks` are both true.
+
+    Attributes:
+        hint: Cheap, and tried on every row; `breaks` is tried on the few rows for which it is true.
+        breaks: What the rule says.
+    """
+
+    hint: pl.Expr
+    breaks: pl.Expr = field(default_factory=lambda: pl.lit(value=True))
+
+
+def library(contract: DataContract) -> dict[str, Rule]:
+    """Return the rules that look at whole rows."""
+    answer, question, instruction = pl.col("answer"), pl.col("question"), pl.col("instruction")
+    has_text = answer.str.contains(r"\S")
+    hinted = {name: Rule(pl.col("hinted"), breaks) for name, breaks in HINTED.items()}
+    return hinted | {
+        "role_order": Rule(~pl.col("roles").str.contains(_TURNS_IN_ORDER)),
+        "empty_turn": Rule((pl.col("empty_turns") > 0) | ~question.str.contains(r"\S")),
+        "empty_answer": Rule(~has_text & ~pl.col("calls")),
+        "placeholder_answer": Rule(answer.str.contains(_PLACEHOLDER)),
+        "url_only_input": Rule(question.str.contains(URL_ONLY)),
+        "refusal": Rule(_refuses(answer), ~question.str.contains(_SPOKEN_FOR)),
+        "answer_repeats_question": Rule(
+            (_might_equal(answer, question) | _might_equal(answer, instruction)) & has_text,
+            (normalised(answer) == normalised(question)) | (normalised(answer) == normalised(instruction)),
+        ),
+        "image_request": Rule(question.str.contains(_PICTURES), question.str.contains(f"{_IMAGE}|{_IMAGE_CHINESE}")),
+        "invalid_json_answer": Rule(pl.col("json_problem").is_not_null()),
+        "truncated_answer": Rule(may_be_truncated(answer), is_truncated(answer)),
+        "too_long": Rule(pl.col("characters") > contract.limits.max_characters),
+    }
+
+
+def _refuses(answer: pl.Expr) -> pl.Expr:
+    """Return whether `answer` refuses, excuses itself, or asks for what it needs instead of answering.
+
+    Only its beginning is looked at. A counted repetition in the expressions instead would cost twenty times as much.
+    """
+    begins = answer.str.head(_OPENING)
+    asks = (answer.str.len_chars() <= 2 * _OPENING) & answer.str.contains(_ASKS_BACK)
+    excuses = begins.str.contains(_REFUSAL) | answer.str.head(2 * _OPENING).str.contains(_REFUSAL_OF_AI)
+    return excuses | asks | begins.str.contains(_REFUSAL_CHINESE)
+
+
+_OPENING = 220
+"""Characters of an answer in which it refuses, if it does; of one that calls itself an AI, twice as many."""
+
+
+HINTED: dict[str, pl.Expr] = {
+    "broken_encoding": _any_text(_MOJIBAKE),
+    "empty_code_block": pl.col("answer")
+    .str.extract_all(_CODE_BLOCK)
+    .list.eval(pl.element().str.contains(_EMPTY_BLOCK))
+    .list.any(),
+    "speaks_as_ai": (pl.col("answer").str.contains(_AS_AI) | pl.col("answer").str.contains(_AS_AI_CHINESE))
+    & ~pl.col("question").str.contains(_AI_ASKED),
+    "unrendered_template": _any_prose(_TEMPLATE) | pl.col("input").str.contains(_STANDS_FOR_TEXT),
+    "merged_instructions": _any_text(_MERGED),
+}
+"""Rules that are tried only on the rows of which `HINT` matches a part."""
+
+
+_HINTS_ARE_SHORTCUTS = {*HINTED, "answer_repeats_question", "truncated_answer", "image_request"}
+"""Rules whose `breaks` alone says all; the hints of the others are part of the rule."""
+
+
+def flagged(texts: pl.DataFrame, contract: DataContract, *, hints: bool = True) -> pl.DataFrame:
+    """Return one boolean column for each rule of `library` that is not off.
+
+    Args:
+        texts: As described above, and ``hinted``: whether `HINT` matches a part of the row.
+        contract: What a row must look like.
+        hints: False tries every rule on every row: slow, and with the same outcome.
+    """
+    columns = []
+    for name, rule in library(contract).items():
+        if getattr(contract.rules, name) == "off":
+            continue
+        if not hints:
+            hint = pl.lit(value=True) if name in _HINTS_ARE_SHORTCUTS else rule.hint
+            columns.append(texts.select((hint & rule.breaks).fill_null(value=False).alias(name)).to_series())
+            continue
+        likely = texts.select(rule.hint).to_series().fill_null(value=False)
+        broken = texts.filter(likely).select(rule.breaks.fill_null(value=False).alias(name)).to_series()
+        positions = likely.arg_true()
+        broken = broken.new_from_index(0, positions.len()) if broken.len() != positions.len() else broken
+        columns.append(marked(texts.height, positions.filter(broken), name))
+    return pl.DataFrame(columns) if columns else pl.DataFrame(height=texts.height)
+
+
+def marked(height: int, positions: pl.Series, name: str) -> pl.Series:
+    """Return a column of `height` booleans that is True at `positions`."""
+    flags = pl.zeros(height, dtype=pl.UInt8, eager=True) == 1
+    return (flags.scatter(positions, values=True) if positions.len() else flags).alias(name)
