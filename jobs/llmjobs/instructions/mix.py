@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from llmjobs.contracts.errors import BadData
@@ -64,6 +65,25 @@ def left_out(rows: pl.DataFrame, sources: Sequence[Source]) -> pl.Series:
     table = rows.select("source", *order).with_row_index("position").sort(*order, "position")
     table = table.with_columns(out=(pl.int_range(pl.len()).over("source") >= quota).fill_null(value=False))
     return table.sort("position")["out"].alias("left_out")
+
+
+def interleaved(rows: pl.DataFrame) -> pl.Series:
+    """Return the order in which a budget takes the rows of a mix: every beginning of it has the shares of the whole.
+
+    Without this a budget would take the sources whose rows score higher, and the shares would be lost.
+
+    Args:
+        rows: The rows that `left_out` leaves in: ``source`` and ``rank``, all different.
+
+    Returns:
+        ``rank``: UInt32, 0 is taken first, one for each of `rows` in their order. Each source keeps the order of its
+        own rows.
+    """
+    place = (pl.col("rank").rank("ordinal").over("source") - 0.5) / pl.len().over("source")
+    order = rows.select(place.alias("place"), "rank").select(pl.arg_sort_by("place", "rank"))["place"].to_numpy()
+    ranks = np.empty(rows.height, dtype=np.uint32)
+    ranks[order] = np.arange(rows.height, dtype=np.uint32)
+    return pl.Series("rank", ranks)
 
 
 def shares(rows: pl.DataFrame, sources: Sequence[Source]) -> list[Share]:

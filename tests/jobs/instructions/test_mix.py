@@ -8,7 +8,7 @@ from zlib import crc32
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.errors import BadData
@@ -87,10 +87,23 @@ def test_the_table_says_what_limits_the_mix() -> None:
     assert mix.sentence(mix.shares(table(notes=7), [source("notes")])) == ""
 
 
+def test_every_beginning_of_the_interleaved_order_has_the_shares_of_the_whole() -> None:
+    rows = table(chats=180, tickets=60, notes=12).with_columns(rank=pl.col("row").reverse())
+    mixed = rows.with_columns(mixed=mix.interleaved(rows)).sort("mixed")
+    assert mixed["mixed"].to_list() == list(range(252))
+    for count in range(1, 253):
+        found = dict(mixed.head(count).group_by("source").len().iter_rows())
+        for name, whole in (("chats", 180), ("tickets", 60), ("notes", 12)):
+            assert abs(found.get(name, 0) - count * whole / 252) < 1.5
+    assert mixed.filter(source="chats")["rank"].is_sorted()
+    assert mix.interleaved(rows.head(0)).to_list() == []
+
+
 SIZES = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), st.integers(1, 60), min_size=1)
 WEIGHTS = st.fixed_dictionaries({name: st.integers(1, 9) for name in "abcd"})
 
 
+@settings(deadline=None)
 @given(SIZES, WEIGHTS)
 def test_shares_are_met_within_a_row_and_no_mix_keeps_more(sizes: dict[str, int], weights: dict[str, int]) -> None:
     rows, sources = table(**sizes), [source(name, weights[name]) for name in sizes]
@@ -99,6 +112,7 @@ def test_shares_are_met_within_a_row_and_no_mix_keeps_more(sizes: dict[str, int]
     assert all(found.get(name, 0) == int(most * weights[name]) for name in sizes)
 
 
+@settings(deadline=None)
 @given(SIZES, WEIGHTS, st.integers(1, 40), st.randoms())
 def test_a_source_that_grows_adds_rows_and_takes_none(
     sizes: dict[str, int], weights: dict[str, int], more: int, chance: Any

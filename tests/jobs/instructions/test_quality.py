@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.errors import BadConfig
@@ -46,6 +46,7 @@ def of_ascii(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(max_codepoint=127), max_size=40), max_size=20))
 def test_words_are_those_of_a_regular_expression(texts: list[str]) -> None:
     expected = [of_ascii(text) for text in texts]
@@ -75,6 +76,7 @@ def test_a_text_hashes_the_same_wherever_it_stands() -> None:
 # --- signals
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8))
 def test_every_row_of_any_text_has_signals_from_0_to_1(texts: list[tuple[str, str]]) -> None:
     found = scored(*texts)
@@ -95,6 +97,7 @@ def test_nulls_and_an_empty_chunk_are_no_exception() -> None:
     assert quality.score(rows.head(0), PLAIN).height == 0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 900), st.integers(1, 100))
 def test_length_rises_until_many_words_and_then_falls(count: int, more: int) -> None:
     short, longer, endless = (
@@ -148,6 +151,7 @@ def test_of_a_chat_the_last_question_is_compared_and_tool_calls_are_an_answer() 
 VALUES = st.lists(st.floats(0, 1), min_size=4, max_size=4)
 
 
+@settings(deadline=None)
 @given(VALUES, st.integers(0, 3), st.floats(0, 1))
 def test_the_score_rises_with_each_signal(values: list[float], which: int, other: float) -> None:
     changed = [max(value, other) if place == which else value for place, value in enumerate(values)]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import TrainBudget
@@ -41,6 +41,7 @@ def worth(chosen: list[tuple[int, int]], diversity: float) -> float:
     return (1 - diversity) * sum(score / 20 for _, score in chosen) + diversity * variety
 
 
+@settings(deadline=None)
 @given(ROWS, DIVERSITY)
 def test_no_choice_of_so_many_rows_is_worth_more_than_the_beginning(
     rows: list[tuple[int, int]], diversity: float
@@ -53,6 +54,7 @@ def test_no_choice_of_so_many_rows_is_worth_more_than_the_beginning(
         assert worth(order[:count], diversity) == pytest.approx(best, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(ROWS, DIVERSITY, st.randoms())
 def test_the_order_of_the_rows_changes_nothing(rows: list[tuple[int, int]], diversity: float, chance: Any) -> None:
     given_rows = table(rows)
@@ -113,6 +115,7 @@ def test_tokens_that_nobody_counted_are_estimated_from_the_characters() -> None:
     assert chinese.select(selection.tokens(chinese))["tokens"].to_list() == [28, 11, 11]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=30), st.integers(1, 200), st.integers(0, 100))
 def test_a_larger_budget_holds_the_smaller(tokens: list[int], budget: int, more: int) -> None:
     small, large = (
