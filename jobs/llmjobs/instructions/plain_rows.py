@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,11 +77,12 @@ class PlainRows:
             if signature not in self._plans and len(self._plans) < _PLANS:
                 self._plans[signature] = self._plan(signature)
 
-    def read(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    def read(self, rows: pl.DataFrame, joined: Callable[[pl.Series], bytes]) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Read the plain ones of some rows.
 
         Args:
             rows: ``line`` and ``raw``, stripped of space; null where it is no text.
+            joined: Returns the bytes of the rows with some values of ``line``, one row a line.
 
         Returns:
             The plain rows, as `READ`, and those of `rows` that are not.
@@ -94,7 +95,7 @@ class PlainRows:
             if plan.chat:  # a call of a function is another kind of turn
                 plain &= ~rest["raw"].str.contains('"function_call"', literal=True)
             plain = plain.fill_null(value=False)
-            found.append(_read(rest.filter(plain), plan))
+            found.append(_read(rest.filter(plain), joined, plan))
             rest = rest.filter(~plain)
         return pl.concat([frame for frame in found if frame.height] or found[:1]), rest
 
@@ -193,13 +194,11 @@ def _turns(layout: Layout, system: pl.Expr) -> pl.Expr:
     return pl.when(system.str.strip_chars(SPACE) != "").then(pl.concat_list(first, turns)).otherwise(turns)
 
 
-def _read(rows: pl.DataFrame, plan: _Plan) -> pl.DataFrame:
+def _read(rows: pl.DataFrame, joined: Callable[[pl.Series], bytes], plan: _Plan) -> pl.DataFrame:
     """Return rows that match a plan as `READ`."""
     if not rows.height:
         return pl.DataFrame(schema=_SCHEMA)
-    # A line break can only stand between the tokens of a plain row.
-    lines = rows["raw"].str.replace_all("\n", " ", literal=True).str.join("\n").cast(pl.Binary)[0]
-    decoded = pl.read_ndjson(lines, schema=plan.schema)
+    decoded = pl.read_ndjson(joined(rows["line"]), schema=plan.schema)
     if decoded.height != rows.height:
         raise AssertionError(f"{rows.height} plain rows were decoded as {decoded.height}")
     columns = decoded.select(plan.columns)

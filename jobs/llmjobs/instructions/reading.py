@@ -211,12 +211,14 @@ class _LineFrames:
 
     def frame(self, first: int, lines: list[bytes]) -> pl.DataFrame:
         """Return the rows of lines, of which the first has the number `first`, as `READ`."""
-        raw = pl.Series("raw", lines, dtype=pl.Binary).cast(pl.String, strict=False).str.strip_chars(SPACE)
+        raw = pl.Series("raw", lines, dtype=pl.Binary).cast(pl.String, strict=False)
+        if any(raw.str.starts_with(space).any() or raw.str.ends_with(space).any() for space in SPACE):
+            raw = raw.str.strip_chars(SPACE)  # it copies every text
         numbers = pl.int_range(first, first + len(lines), eager=True).alias("line")
         rows = pl.DataFrame([numbers, raw]).filter(raw.is_null() | (raw != ""))
         if not self._plain.has_plans:
             self._learn(rows, first, lines)
-        plain, rest = self._plain.read(rows)
+        plain, rest = self._plain.read(rows, lambda numbers: b"\n".join([lines[line - first] for line in numbers]))
         if not rest.height:
             return plain
         exact = frame_of((self.row(lines[line - first], line) for line in rest["line"]), self._layouts)
