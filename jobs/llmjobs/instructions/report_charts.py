@@ -51,11 +51,15 @@ def length_chart(histogram: Histogram) -> Chart:
 
 
 def quality_chart(curve: QualityCurve) -> Chart:
-    """Return what is kept against the share of rows: mean score, and variety where it was measured."""
-    scores = [(fraction.share, fraction.mean_score) for fraction in curve.fractions]
-    variety = [(fraction.share, fraction.variety) for fraction in curve.fractions if fraction.variety is not None]
-    outlines = [Outline("Mean score", _line(scores))]
-    outlines += [Outline(curve.variety_name, _line(variety))] if variety else []
+    """Return what is kept against the share of rows: mean score, and clusters, of the best rows and of random ones."""
+    lines = {"mean score": "mean_score", "clusters kept": "clusters", "by random rows": "random_clusters"}
+    values = {name: [getattr(kept, field) for kept in curve.fractions] for name, field in lines.items()}
+    fractions = [kept.fraction for kept in curve.fractions]
+    outlines = [
+        Outline(name, _line(list(zip(fractions, of_line, strict=True))))
+        for name, of_line in values.items()
+        if None not in of_line
+    ]
     ticks = tuple((25.0 * tick, f"{25 * tick}%") for tick in range(5))
     return Chart(tuple(outlines), ticks, 1.0, None if curve.kept_share is None else 100 * curve.kept_share)
 

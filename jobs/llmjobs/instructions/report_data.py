@@ -6,8 +6,9 @@ are made of our own words and numbers only (`PLAIN`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Self
 
 from llmjobs.instructions.diff import Diff
 from llmjobs.instructions.distributions import Histogram
@@ -188,19 +189,34 @@ class Fraction:
     """What would be kept of the train rows if only the best part of them were taken.
 
     Attributes:
-        share: Of the train rows, 0 to 1.
-        rows: That many rows; `tokens`: of these, None where nobody counted.
+        fraction: Of the train rows, 0 to 1.
+        rows: That many rows.
+        tokens: Of these rows; None where nobody counted.
         mean_score: Of the rows kept, 0 to 1.
-        lowest_score: Of the last row taken.
-        variety: How much of the variety of all rows is kept, 0 to 1; None where nobody measured.
+        lowest_score: Of the rows kept.
+        clusters: Share of the clusters of alike rows that still have a row, 0 to 1; None where there are none.
+        random_clusters: The same of as many rows drawn at random.
+        topics: Share of the topics that still have a row; None where there are none.
+        random_topics: The same of as many rows drawn at random.
     """
 
-    share: float
+    fraction: float
     rows: int
     mean_score: float
     lowest_score: float
     tokens: int | None = None
-    variety: float | None = None
+    clusters: float | None = None
+    random_clusters: float | None = None
+    topics: float | None = None
+    random_topics: float | None = None
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Self:
+        """Return one of the mappings that `selection.fractions` makes."""
+        chance = kept.get("random", {})
+        own = {name: kept.get(name) for name in ("tokens", "clusters", "topics")}
+        drawn = {f"random_{name}": chance.get(name) for name in ("clusters", "topics")}
+        return cls(kept["fraction"], kept["rows"], kept["mean_score"], kept["lowest_score"], **own, **drawn)
 
 
 @dataclass(frozen=True)
@@ -211,13 +227,11 @@ class QualityCurve:
         fractions: The smallest first.
         budget: What the contract asked for: ``10,000 rows``; empty: all rows are kept.
         kept_share: The fraction that was published, 0 to 1.
-        variety_name: What `Fraction.variety` counts, for the table's head.
     """
 
     fractions: tuple[Fraction, ...]
     budget: str = field(default="", metadata=PLAIN)
     kept_share: float | None = None
-    variety_name: str = field(default="Variety", metadata=PLAIN)
 
 
 @dataclass(frozen=True)

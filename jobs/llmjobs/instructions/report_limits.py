@@ -34,7 +34,10 @@ def budget_limits(budgets: Budgets, *, rows_in: int, quarantined: int, published
     share = quarantined / rows_in if rows_in else 0.0
     found = [
         at_most(
-            "budgets.quarantined_share", share, warn=budgets.warn_quarantined_share, fail=budgets.max_quarantined_share
+            "budgets.max_quarantined_share",
+            share,
+            warn=budgets.warn_quarantined_share,
+            fail=budgets.max_quarantined_share,
         ),
         Limit(
             "budgets.min_rows",
@@ -46,7 +49,7 @@ def budget_limits(budgets: Budgets, *, rows_in: int, quarantined: int, published
     ]
     if not diff.first:
         lost = at_most(
-            "budgets.lost_share", lost_share(diff), warn=budgets.warn_lost_share, fail=budgets.max_lost_share
+            "budgets.max_lost_share", lost_share(diff), warn=budgets.warn_lost_share, fail=budgets.max_lost_share
         )
         found.append(lost)
     return found

@@ -126,11 +126,15 @@ def _changed_rows(data: ReportData, mask: Mask) -> list[tuple[Row, list[tuple[st
 
 
 def _part_changes(old: Row, new: Row) -> list[tuple[str, list[Piece]]]:
+    """Return the first part, so that one knows what the row is about, and those that differ; nothing if none does."""
     before, after = list(old.parts), list(new.parts)
     most = max(len(before), len(after))
     filled = [parts + [("", "")] * (most - len(parts)) for parts in (before, after)]
-    pairs = zip(*filled, strict=True)
-    return [(now[0] or was[0], word_changes(was[1], now[1])) for was, now in pairs if was != now]
+    pairs = list(zip(*filled, strict=True))
+    if before == after:
+        return []
+    shown_pairs = [pair for place, pair in enumerate(pairs) if place == 0 or pair[0] != pair[1]]
+    return [(now[0] or was[0], word_changes(was[1], now[1])) for was, now in shown_pairs]
 
 
 def _clean(value: Any, mask: Mask, limit: int = LONGEST_TEXT) -> Any:

@@ -104,7 +104,7 @@ def example(say: Say = str) -> ReportData:
         name="support-tickets",
         owner="data platform",
         outcome="ask",
-        sentence="topic moved by 0.11 (Jensen-Shannon), drift.topic.warn allows 0.10; approve the run to publish it, "
+        sentence="topic moved by 0.12 (Jensen-Shannon), drift.topic.warn allows 0.10; approve the run to publish it, "
         "or reject it and the last version stays",
         description=say("Answered tickets of the shop, mixed with a little of what everybody can ask."),
         rows_in=52_002, published=46_873, quarantined=2_254, duplicates=1_875, left_out=1_000,
@@ -229,12 +229,16 @@ def _repairs(say: Say) -> tuple[Repair, ...]:
 
 
 def _quality() -> QualityCurve:
-    fractions = tuple(
-        Fraction(share, int(38_491 * share), 0.93 - 0.31 * share**1.6, 0.9 - 0.82 * share**2.2,
-                 int(38_491 * share * (140 + 40 * share)), min(1.0, 0.31 + 0.75 * share**0.55))
-        for share in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
-    )  # fmt: skip
-    return QualityCurve(fractions, "37,491 rows", 37_491 / 38_491, "Topics kept")
+    kept = [
+        {
+            "fraction": share, "rows": int(38_491 * share), "tokens": int(38_491 * share * (140 + 40 * share)),
+            "mean_score": 0.93 - 0.31 * share**1.6, "lowest_score": 0.9 - 0.82 * share**2.2,
+            "mean_characters": 700.0, "clusters": min(1.0, 0.31 + 0.75 * share**0.55), "topics": min(1.0, 0.6 + share),
+            "random": {"clusters": min(1.0, 0.2 + 0.8 * share**0.7), "topics": min(1.0, 0.5 + share)},
+        }
+        for share in (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+    ]  # fmt: skip
+    return QualityCurve(tuple(map(Fraction.of, kept)), "37,491 rows", 37_491 / 38_491)
 
 
 def _sources(say: Say) -> tuple[SourceShare, ...]:

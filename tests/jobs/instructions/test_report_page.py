@@ -9,15 +9,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import Budgets
 from llmjobs.instructions.diff import Changes, Diff
-from llmjobs.instructions.report_data import Comparison, Matches, ReportData, Row
+from llmjobs.instructions.report_data import Comparison, Fraction, Matches, QualityCurve, ReportData, Row
 from llmjobs.instructions.report_limits import at_most, budget_limits
 from llmjobs.instructions.report_page import TEMPLATES, percent, sections, write_report
+from llmjobs.instructions.selection import fractions
 from llmjobs.instructions.shown_texts import shorten, shown
 from llmjobs.instructions.word_changes import ELLIPSIS, word_changes
 from tests.jobs.instructions.example_report import example
@@ -166,7 +168,7 @@ def test_the_verdict_and_the_sum_come_first(page: str) -> None:
     assert words.index("A person is asked") < words.index("rows in 52,002 would be published = 46,873")
     assert "quarantined + 2,254 duplicates + 1,875 left out + 1,000" in words
     assert words.index("left out") < words.index("Budgets, drift and rules")
-    assert "Of the good rows 1,391 repaired, 212 had personal data masked, 1,130 carry a warning." in words
+    assert "Of the good rows 1,391 were repaired, 212 had personal data masked, 1,130 carry a warning." in words
 
 
 @pytest.mark.parametrize(
@@ -224,6 +226,7 @@ def test_a_first_version_is_compared_with_nothing(render: Callable[..., str]) ->
 
 def test_a_changed_row_shows_the_words_that_changed(page: str) -> None:
     assert "You have <del>14</del><ins>30</ins> days from the day of delivery" in page
+    assert page.count("How long do I have to return a pair of shoes?") == 1  # so that one knows what it is about
 
 
 def test_a_change_that_is_masked_is_not_shown(render: Callable[..., str]) -> None:
@@ -298,7 +301,7 @@ def test_text_is_legible_in_light_and_in_dark(scheme: str) -> None:
     for text in ("ink", "soft", "good", "bad", "warn", "note"):
         assert _contrast(colours[text], colours["paper"]) >= 4.5, text
     for fill in ("fill-good", "fill-bad", "fill-warn", "fill-note", "fill-quiet"):
-        assert _contrast(colours[fill], colours["paper"]) >= 2, fill
+        assert _contrast(colours[fill], colours["paper"]) >= 3, fill
     assert min(_contrast(colours["ink"], colours[back]) for back in ("add", "cut", "sheet")) >= 4.5
 
 
@@ -357,7 +360,7 @@ def test_lost_rows_are_a_limit_only_where_there_was_a_version() -> None:
         [line.name for line in budget_limits(Budgets(), rows_in=8, quarantined=0, published=8, diff=found)]
         for found in (Diff(0, 8, Changes(), first=True), Diff(9, 8, Changes()))
     ]
-    assert names[1] == [*names[0], "budgets.lost_share"]
+    assert names[1] == [*names[0], "budgets.max_lost_share"]
     (broken,) = [
         line
         for line in budget_limits(
@@ -366,3 +369,14 @@ def test_lost_rows_are_a_limit_only_where_there_was_a_version() -> None:
         if line.state == "fail"
     ]
     assert (broken.name, broken.found, broken.allowed) == ("budgets.min_rows", "8 rows", "at least 10")
+
+
+def test_what_the_selection_keeps_is_shown_as_it_is(render: Callable[..., str]) -> None:
+    ranked = pl.DataFrame({
+        "rank": range(8), "score": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], "cluster": [0, 1, 2, 3] * 2,
+        "characters": [400] * 8, "topic": ["sums", "words"] * 4,
+    })  # fmt: skip
+    curve = QualityCurve(tuple(map(Fraction.of, fractions(ranked, (0.25, 1.0)))))
+    assert curve.fractions[0].tokens == 200
+    words = Page(render(replace(SMALLEST, quality=curve))).words
+    assert "25.0% 2 200 0.850 0.800 50.0% 46.4% 100.0% 78.6%" in words
