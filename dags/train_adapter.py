@@ -36,11 +36,17 @@ FORM = (
     "evaluate.metric", "evaluate.min_gain",
 )  # fmt: skip
 
+SWEEP = """
+**Sweep**: one candidate for each fraction of the rows, the best rows first. **sweep** compares them on the validation
+split, never on the test split, and says whether more rows still help (button *Report*); the best candidate goes on.
+"""
+
 # The plan's dataset and base hold for the whole run, whatever is published meanwhile.
 PINNED = {
     "dataset_version": "{{ ti.xcom_pull(task_ids='plan')['dataset_version'] }}",
     "model.revision": "{{ ti.xcom_pull(task_ids='plan')['base_revision'] }}",
 }
+BEST = {**PINNED, "data.fraction": "{{ ti.xcom_pull(task_ids='sweep')['fraction'] }}"}
 
 
 @task(task_display_name="Anything to do?")
@@ -69,20 +75,68 @@ def schedule_of(config: TrainConfig) -> Any:
     return AssetOrTimeSchedule(timetable=CronTriggerTimetable(config.schedule, timezone="UTC"), assets=news)
 
 
+def heavy(config: TrainConfig) -> dict[str, Any]:
+    """Return what the tasks ask for that need the machine or its GPUs for themselves."""
+    resources = config.resources
+    return {
+        "pool": "training",
+        "memory_gib": resources.memory_gib,
+        "cpus": resources.cpus,
+        "gpus": resources.gpus,
+    }
+
+
+def train_task(config: TrainConfig, task_id: str, title: str) -> JobOperator:
+    """Return the task that trains one adapter."""
+    return JobOperator(
+        task_id=task_id,
+        task_display_name=title,
+        doc_md="Curves and system metrics: the MLflow button. A retry goes on from the newest checkpoint.",
+        module="llmjobs.training.train",
+        config=config,
+        overrides=PINNED,
+        form=True,
+        execution_timeout=timedelta(hours=24),
+        **heavy(config),
+    )
+
+
+def train_tasks(config: TrainConfig) -> tuple[list[JobOperator], JobOperator]:
+    """Return the tasks that train, and the one after which it is known what to measure."""
+    if not config.sweep:
+        train = train_task(config, "train", "Train")
+        return [train], train
+    sweep = JobOperator(
+        task_id="sweep",
+        task_display_name="Compare the fractions",
+        doc_md="On the validation split. The curve: the Report button.",
+        module="llmjobs.training.sweep",
+        config=config,
+        overrides=PINNED,
+        form=True,
+        execution_timeout=timedelta(hours=4),
+        **heavy(config),
+    )
+    parts = {f"{one.data.fraction:g}": one for one in config.candidates}
+    trains = [
+        train_task(one, f"train_{part.replace('.', '_')}", f"Train on {part} of the rows")
+        for part, one in parts.items()
+    ]
+    trains >> sweep
+    return trains, sweep
+
+
 def train_adapter(name: str, config: TrainConfig) -> DAG:
     """Return the DAG of one adapter."""
-    heavy: dict[str, Any] = {
-        "pool": "training",
-        "memory_gib": config.resources.memory_gib,
-        "cpus": config.resources.cpus,
-        "gpus": config.resources.gpus,
-    }
+    # What is measured and promoted: of a sweep the candidate that its comparison names.
+    chosen, pinned = (config.on_fraction(1), BEST) if config.sweep else (config, PINNED)
 
     @dag(
         dag_id=f"train_adapter_{name}",
         dag_display_name=f"Train adapter: {config.name}",
         description=f"{config.model.name} on the dataset {config.dataset}",
-        doc_md=f"{__doc__}\n**Adapter** `{config.name}`: `{config.model.name}` on the dataset `{config.dataset}`.\n",
+        doc_md=f"{__doc__}{SWEEP if config.sweep else ''}\n"
+        f"**Adapter** `{config.name}`: `{config.model.name}` on the dataset `{config.dataset}`.\n",
         schedule=schedule_of(config),
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
@@ -101,39 +155,30 @@ def train_adapter(name: str, config: TrainConfig) -> DAG:
             execution_timeout=timedelta(minutes=30),
         )
         with TaskGroup("adapter", prefix_group_id=False, group_display_name="Train and measure"):
-            train = JobOperator(
-                task_id="train",
-                task_display_name="Train",
-                doc_md="Curves and system metrics: the MLflow button. A retry goes on from the newest checkpoint.",
-                module="llmjobs.training.train",
-                config=config,
-                overrides=PINNED,
-                form=True,
-                execution_timeout=timedelta(hours=24),
-                **heavy,
-            )
+            trains, trained = train_tasks(config)
             evaluate = JobOperator(
                 task_id="evaluate",
                 task_display_name="Measure base, champion and candidate",
                 module="llmjobs.training.evaluate",
-                config=config,
-                overrides=PINNED,
+                config=chosen,
+                overrides=pinned,
                 form=True,
                 execution_timeout=timedelta(hours=4),
-                **heavy,
+                **heavy(config),
             )
         with TaskGroup("promotion", prefix_group_id=False, group_display_name="Promote and announce"):
             promote = JobOperator(
                 task_id="promote",
                 task_display_name="Promote if it is better",
                 module="llmjobs.training.promote",
-                config=config,
-                overrides=PINNED,
+                config=chosen,
+                overrides=pinned,
                 form=True,
                 execution_timeout=timedelta(minutes=30),
             )
             announce(adapter_asset(config.name), champion(plan.output, promote.output))
-        needed(plan.output) >> train >> evaluate >> promote
+        needed(plan.output) >> trains
+        trained >> evaluate >> promote
 
     return build()
 

@@ -18,6 +18,9 @@ SCHEMA = 1
 EVALUATION_SCHEMA = 1
 """Raise it when the same adapter and rows would be measured otherwise than before."""
 
+SWEEP_SCHEMA = 1
+"""Raise it when the same candidates and rows would be compared otherwise than before."""
+
 _LARGEST_AUTOMATIC_MICRO_BATCH = 8
 
 
@@ -173,6 +176,23 @@ class Evaluate(Strict):
     )
 
 
+class Sweep(Strict):
+    """Several candidates, each trained on a part of the rows; the best on the validation split goes on."""
+
+    fractions: tuple[float, ...] = Field(
+        min_length=2, description="Parts of the train rows, each above 0 and at most 1; the best rows first"
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        wrong = [fraction for fraction in self.fractions if not 0 < fraction <= 1]
+        if wrong:
+            raise ValueError(f"sweep.fractions holds {wrong[0]:g}; a fraction is above 0 and at most 1")
+        if len(set(self.fractions)) != len(self.fractions):
+            raise ValueError(f"sweep.fractions names a fraction twice: {', '.join(map('{:g}'.format, self.fractions))}")
+        return self
+
+
 class Resources(Strict):
     """What the training and evaluation pods ask for."""
 
@@ -206,13 +226,25 @@ class TrainConfig(JobConfig):
     dist: Dist = Dist()
     checkpoint: Checkpoint = Checkpoint()
     evaluate: Evaluate = Evaluate()
+    sweep: Sweep | None = None
     resources: Resources = Resources()
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         if self.dist.processes:
             self.batching(self.dist.processes)
+        if self.sweep and self.data.fraction != 1:
+            raise ValueError(f"data.fraction ({self.data.fraction:g}) and sweep clash: give one of them")
         return self
+
+    def on_fraction(self, fraction: float) -> Self:
+        """Return the config of one candidate of the sweep."""
+        return self.model_copy(update={"sweep": None, "data": self.data.model_copy(update={"fraction": fraction})})
+
+    @property
+    def candidates(self) -> tuple[Self, ...]:
+        """The configs of the sweep, the smallest fraction first; without a sweep this one alone."""
+        return tuple(map(self.on_fraction, sorted(self.sweep.fractions))) if self.sweep else (self,)
 
     def batching(self, processes: int) -> Batching:
         """Return how the global batch is cut for so many processes.
@@ -254,6 +286,10 @@ class TrainConfig(JobConfig):
     def evaluation_version(self, adapter_version: str, champion_version: str, dataset_version: str) -> str:
         """Return the version of the evaluation of an adapter against a champion (empty: none) on a dataset's test."""
         return digest([EVALUATION_SCHEMA, adapter_version, champion_version, dataset_version])[:16]
+
+    def sweep_version(self, adapter_versions: list[str], dataset_version: str) -> str:
+        """Return the version of the comparison of a sweep's candidates on a dataset's validation split."""
+        return digest([SWEEP_SCHEMA, adapter_versions, dataset_version, self.evaluate.metric])[:16]
 
     def decision_version(self, evaluation_version: str) -> str:
         """Return the version of the decision about an evaluation under this config's rules."""
@@ -370,6 +406,56 @@ class EvaluateResult(JobResult):
     champion: Score | None
     conditions: str
     mlflow_run_url: str = ""
+
+
+class SweepPoint(Strict):
+    """One candidate of a sweep.
+
+    Attributes:
+        rows: Rows that it was trained on; ``tokens``: theirs, of one pass.
+        score: On the validation rows.
+        gain: By how much its metric is better than that of the largest fraction; negative is worse.
+        low: Lower end of the paired bootstrap's 95% interval of `gain`; ``high``: the upper end.
+        p_value: Of McNemar's exact test against the largest fraction; None where the metric is the loss.
+    """
+
+    fraction: float
+    adapter_version: str
+    rows: int
+    tokens: int
+    score: Score
+    gain: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    p_value: float | None = None
+
+
+class SweepResult(JobResult):
+    """The candidates of a sweep on the same validation rows; the test split is not looked at.
+
+    Attributes:
+        version: Version of ``sweeps/<name>``.
+        rows: Validation rows that were measured.
+        curve: The candidates, the smallest fraction first.
+        fraction: Of the best candidate, which goes on; ``adapter_version`` is its version.
+        sentence: Whether fewer rows would do, with the numbers.
+    """
+
+    name: str
+    version: str
+    reused: bool
+    dataset: str
+    dataset_version: str
+    metric: Literal["exact_match", "loss"]
+    rows: int
+    excluded_rows: int
+    over_long_rows: int
+    base: Score
+    curve: list[SweepPoint]
+    fraction: float
+    adapter_version: str
+    sentence: str
+    report_url: str
 
 
 class PromoteResult(JobResult):

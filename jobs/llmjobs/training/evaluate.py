@@ -12,18 +12,14 @@ import json
 import logging
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.contracts.training import EVALUATION_SCHEMA, EvaluateResult, Score, TrainConfig
 from llmjobs.lake import Lake
-from llmjobs.models import resolve_model
-from llmjobs.rendering import ChatRow, load_tokenizer
 from llmjobs.results import main
-from llmjobs.training.adapter_files import RECIPE
+from llmjobs.training.contestants import by_base, contestant, held_out, measure
 from llmjobs.training.identity import (
     ADAPTERS,
     EVALUATIONS,
@@ -32,36 +28,15 @@ from llmjobs.training.identity import (
     evaluation_version,
     identify,
 )
-from llmjobs.training.rows import read_split, row_ids
-from llmjobs.training.scoring import RowScore, score_rows, summarise
-from llmjobs.training.sharding import visible_gpus, wait_without_spinning
+from llmjobs.training.scoring import RowScore, summarise
+from llmjobs.training.sharding import wait_without_spinning
 from llmjobs.training.stopping import StopSignal
-from llmjobs.training.tokenisation import TokenRow, tokenise
 from llmjobs.training.tracking import reach
 
 logger = logging.getLogger(__name__)
 
 ROWS = "rows.jsonl"
 SUMMARY = "evaluation.json"
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The rows to measure, every row of the split accounted for."""
-
-    kept: list[ChatRow]
-    excluded: int
-
-
-@dataclass(frozen=True)
-class _Contestant:
-    """An adapter and the base that it was trained on."""
-
-    role: str
-    version: str
-    folder: Path
-    config: TrainConfig
-    base_revision: str
 
 
 def run(config: TrainConfig) -> EvaluateResult:
@@ -91,14 +66,14 @@ def run(config: TrainConfig) -> EvaluateResult:
 def _evaluate(lake: Lake, adapter: AdapterIdentity, *, version: str, rival: str, scratch: Path) -> EvaluateResult:
     name = adapter.config.name
     versions = {"adapter": adapter.version} | ({"champion": rival} if rival else {})
-    contestants = [_contestant(lake, name, role, one, scratch) for role, one in versions.items()]
-    rows = _held_out(lake, adapter.config, contestants)
-    measured, *others = _by_base(contestants)
-    scores = _measure(measured, rows.kept, max_length_tokens=adapter.config.data.max_length_tokens)
+    contestants = [contestant(lake, name, role, one, scratch) for role, one in versions.items()]
+    rows = held_out(lake, adapter.config, contestants, "test")
+    measured, *others = by_base(contestants)
+    scores = measure(measured, rows.kept, max_length_tokens=adapter.config.data.max_length_tokens)
     fitting = {score.row_id for score in scores["adapter"]}
     over_long = len(rows.kept) - len(fitting)
     for same_base in others:  # a champion on another base: on exactly the candidate's rows, whatever their length there
-        found = _measure(same_base, [row for row in rows.kept if row.row_id in fitting], max_length_tokens=sys.maxsize)
+        found = measure(same_base, [row for row in rows.kept if row.row_id in fitting], max_length_tokens=sys.maxsize)
         scores = {**found, **scores}
     summaries = {role: summarise(versions.get(role, "base"), found) for role, found in scores.items()}
     result = _result(lake, adapter, version=version, rival=rival, summaries=summaries,
@@ -107,91 +82,6 @@ def _evaluate(lake: Lake, adapter: AdapterIdentity, *, version: str, rival: str,
     _mirror(lake, result)
     _say(result)
     return result
-
-
-def _contestant(lake: Lake, name: str, role: str, version: str, scratch: Path) -> _Contestant:
-    folder = lake.fetch(ADAPTERS, name, version, scratch / role)
-    recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    config = TrainConfig.from_mapping(recipe["config"], origin=str(folder / RECIPE))
-    return _Contestant(role, version, folder, config, recipe["base_revision"])
-
-
-def _held_out(lake: Lake, config: TrainConfig, contestants: list[_Contestant]) -> _Rows:
-    """Return the test rows that none of the models was trained on.
-
-    Raises:
-        BadData: None is left.
-    """
-    rows = read_split(lake, config.dataset, config.dataset_version, "test")
-    seen: set[str] = set()
-    for one in contestants:
-        seen |= row_ids(lake, one.config.dataset, one.config.dataset_version, "train")
-    kept = [row for row in rows if row.row_id not in seen]
-    if not kept:
-        raise BadData(
-            f"dataset {config.dataset}, version {config.dataset_version}: of {len(rows)} test rows none is left that "
-            "the models were not trained on, so nothing can be measured; raise split.test in the contract"
-        )
-    return _Rows(kept, len(rows) - len(kept))
-
-
-def _by_base(contestants: list[_Contestant]) -> list[list[_Contestant]]:
-    """Group adapters that stand on the same base in the same form, the candidate's group first."""
-    groups: dict[Any, list[_Contestant]] = {}
-    for one in contestants:
-        form = (one.base_revision, one.config.model.dtype, one.config.quantisation)
-        groups.setdefault(form, []).append(one)
-    return list(groups.values())
-
-
-def _measure(
-    contestants: list[_Contestant], rows: list[ChatRow], *, max_length_tokens: int
-) -> dict[str, list[RowScore]]:
-    """Score one base and the adapters on it, on the rows that are short enough.
-
-    Raises:
-        BadData: No row is.
-    """
-    from llmjobs.training.base_model import load_base, quiet_libraries
-
-    quiet_libraries()
-    from peft import PeftModel
-
-    config = contestants[0].config
-    base = resolve_model(config.model.name, config.model.revision)
-    device = "cuda:0" if visible_gpus() else "cpu"
-    tokenizer = load_tokenizer(str(contestants[0].folder))
-    tokenised = tokenise(rows, tokenizer, max_length_tokens=max_length_tokens)
-    if not tokenised.rows:
-        raise BadData(f"every one of the {len(rows)} test rows is longer than data.max_length_tokens")
-    model = load_base(base.path, config.model, config.quantisation, device=device)
-
-    def scored(which: Any, role: str) -> list[RowScore]:
-        return _score(which, tokenised.rows, config, pad_token_id=tokenizer.pad_token_id, device=device, role=role)
-
-    scores = {"base": scored(model, "base")}
-    for one in contestants:
-        if isinstance(model, PeftModel):
-            model.load_adapter(str(one.folder), adapter_name=one.role)
-        else:
-            model = PeftModel.from_pretrained(model, str(one.folder), adapter_name=one.role)
-        model.set_adapter(one.role)
-        scores[one.role] = scored(model, one.role)
-    return scores
-
-
-def _score(
-    model: Any, rows: list[TokenRow], config: TrainConfig, *, pad_token_id: int, device: str, role: str
-) -> list[RowScore]:
-    found = score_rows(
-        model,
-        rows,
-        pad_token_id=pad_token_id,
-        micro_batch_size=config.evaluate.micro_batch_size,
-        device=device,
-    )
-    logger.info("%s: %d of %d answers exact", role, sum(score.exact for score in found), len(found))
-    return found
 
 
 def _result(

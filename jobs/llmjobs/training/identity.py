@@ -12,6 +12,7 @@ from llmjobs.training.rows import dataset_version
 ADAPTERS = "adapters"
 EVALUATIONS = "evaluations"
 DECISIONS = "decisions"
+SWEEPS = "sweeps"
 CHAMPION = "champion"
 
 
@@ -41,6 +42,31 @@ def identify(config: TrainConfig, lake: Lake) -> AdapterIdentity:
     revision = model_revision(config.model.name, config.model.revision)
     pinned = config.model_copy(update={"dataset_version": dataset})
     return AdapterIdentity(pinned, revision, config.adapter_version(dataset, revision))
+
+
+@dataclass(frozen=True)
+class SweepIdentity:
+    """The sweep of one config.
+
+    Attributes:
+        candidates: Its adapters, the smallest fraction first.
+        version: Of ``sweeps/<name>``.
+    """
+
+    candidates: list[AdapterIdentity]
+    version: str
+
+
+def identify_sweep(config: TrainConfig, lake: Lake) -> SweepIdentity:
+    """Return the sweep that `config` means today, without loading or downloading anything.
+
+    Raises:
+        BadData: As `identify`.
+        BadConfig: As `identify`.
+    """
+    candidates = [identify(one, lake) for one in config.candidates]
+    versions = [one.version for one in candidates]
+    return SweepIdentity(candidates, config.sweep_version(versions, candidates[0].config.dataset_version))
 
 
 def champion_version(lake: Lake, name: str) -> str:

@@ -15,9 +15,12 @@ from llmjobs.training.identity import (
     ADAPTERS,
     DECISIONS,
     EVALUATIONS,
+    SWEEPS,
+    SweepIdentity,
     champion_version,
     evaluation_version,
     identify,
+    identify_sweep,
 )
 from llmjobs.training.registry import mirror
 
@@ -34,7 +37,11 @@ def run(config: TrainConfig) -> PlanResult:
         BadConfig: The base is not to be had.
     """
     lake = Lake.from_environment()
-    adapter = identify(config, lake)
+    sweep = identify_sweep(config, lake) if config.sweep else None
+    swept = lake.manifest(SWEEPS, config.name, sweep.version) if sweep else None
+    if sweep and swept is None:
+        return _sweep_to_do(lake, sweep)
+    adapter = identify(config.on_fraction(swept.metrics["fraction"]) if swept else config, lake)
     name, version = adapter.config.name, adapter.version
     champion = champion_version(lake, name)
     evaluation = evaluation_version(lake, adapter)
@@ -44,7 +51,8 @@ def run(config: TrainConfig) -> PlanResult:
     decided = is_champion or lake.manifest(DECISIONS, name, adapter.config.decision_version(evaluation)) is not None
     needed = not (trained and evaluated and decided)
     sentence = _sentence(trained=trained, evaluated=evaluated, decided=decided, is_champion=is_champion)
-    sentence = f"adapter {name}, version {version} on dataset version {adapter.config.dataset_version}: {sentence}"
+    part = f", the best of a sweep, on {adapter.config.data.fraction:g} of" if swept else " on"
+    sentence = f"adapter {name}, version {version}{part} dataset version {adapter.config.dataset_version}: {sentence}"
     logger.info(sentence)
     if not needed:
         mirror(lake, name, [version])
@@ -60,6 +68,32 @@ def run(config: TrainConfig) -> PlanResult:
         evaluated=evaluated,
         decided=decided,
         needed=needed,
+        sentence=sentence,
+    )
+
+
+def _sweep_to_do(lake: Lake, sweep: SweepIdentity) -> PlanResult:
+    """Return the plan of a sweep whose best fraction is not known yet; the largest one stands for it."""
+    largest = sweep.candidates[-1]
+    config, name = largest.config, largest.config.name
+    trained = [lake.manifest(ADAPTERS, name, one.version) is not None for one in sweep.candidates]
+    sentence = (
+        f"adapter {name}, a sweep over {len(trained)} fractions of dataset version {config.dataset_version}: "
+        f"{sum(trained)} of them trained; to be compared, measured and decided"
+    )
+    logger.info(sentence)
+    return PlanResult(
+        name=name,
+        dataset=config.dataset,
+        dataset_version=config.dataset_version,
+        adapter_version=largest.version,
+        champion_version=champion_version(lake, name),
+        base_model=config.model.name,
+        base_revision=largest.base_revision,
+        trained=all(trained),
+        evaluated=False,
+        decided=False,
+        needed=True,
         sentence=sentence,
     )
 

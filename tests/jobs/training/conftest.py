@@ -77,8 +77,18 @@ def tiny_model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def publish_tickets(lake: Lake, folder: Path, *, train: range, test: range, long_row: bool = False) -> str:
-    """Publish a dataset version of the tiny task and make it current; return its version."""
+def publish_tickets(
+    lake: Lake, folder: Path, *, train: range, test: range, long_row: bool = False, ranked: bool = False
+) -> str:
+    """Publish a dataset version of the tiny task and make it current; return its version.
+
+    Args:
+        lake: Where to.
+        folder: For its files.
+        train: Numbers of the train rows; ``test``: of the test rows.
+        long_row: Whether a train row is too long.
+        ranked: Whether the rows are as of today, with tool calls and ranks, the last row of the file being the best.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -88,8 +98,10 @@ def publish_tickets(lake: Lake, folder: Path, *, train: range, test: range, long
         if long_row and split == "train":
             words = [{"role": "user", "content": "long " * 300}, {"role": "assistant", "content": "no"}]
             rows.append(_row(words, 10_000))
+        if ranked:
+            rows = [_as_of_today(row, rank=len(rows) - place - 1) for place, row in enumerate(rows)]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
-    version = digest([list(train), list(test), long_row])[:16]
+    version = digest([list(train), list(test), long_row, *([ranked] if ranked else [])])[:16]
     lake.publish(folder, kind="datasets", name="tickets", version=version)
     lake.move_pointer("datasets", "tickets", "current", version)
     return version
@@ -100,6 +112,10 @@ def _row(messages: list[dict[str, str]], line: int) -> dict[str, Any]:
         "row_id": digest(messages), "group_id": digest(messages[0]), "messages": messages,
         "source_file": "tickets.jsonl", "source_line": line,
     }  # fmt: skip
+
+
+def _as_of_today(row: dict[str, Any], *, rank: int) -> dict[str, Any]:
+    return {**row, "messages": [{**one, "tool_calls": None} for one in row["messages"]], "tools": None, "rank": rank}
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +155,7 @@ def recipe() -> Any:
             "dist": {"threads": 1},
         }
         for name, section in sections.items():
-            values[name] = {**values[name], **section} if isinstance(section, dict) else section
+            values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
         return TrainConfig.from_mapping(values, origin="test")
 
     return make

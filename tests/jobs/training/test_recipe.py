@@ -37,6 +37,11 @@ def test_a_model_can_be_one_word() -> None:
         ),
         ({"train": {"learning_rat": 1}}, "did you mean 'learning_rate'"),
         ({"dist": {"strategy": "zero4"}}, "dist.strategy"),
+        ({"data": {"fraction": 0}}, "data.fraction: Input should be greater than 0"),
+        ({"data": {"fraction": 0.5}, "sweep": {"fractions": [0.5, 1]}}, r"data.fraction \(0.5\) and sweep clash"),
+        ({"sweep": {"fractions": [1.0]}}, "sweep.fractions"),
+        ({"sweep": {"fractions": [0.5, 1.5]}}, "sweep.fractions holds 1.5; a fraction is above 0 and at most 1"),
+        ({"sweep": {"fractions": [0.5, 0.5]}}, "names a fraction twice: 0.5, 0.5"),
         ({"name": "../x"}, "name"),
     ],
 )
@@ -84,8 +89,22 @@ def test_version_follows_what_is_learnt_and_nothing_else() -> None:
         config(quantisation={"type": "none"}).adapter_version("data1", "rev1"),
         config(model={"name": "Qwen/Qwen3-8B", "dtype": "float32"}).adapter_version("data1", "rev1"),
         config(data={"max_length_tokens": 64}).adapter_version("data1", "rev1"),
+        config(data={"fraction": 0.5}).adapter_version("data1", "rev1"),
     ]
     assert len({base, *others}) == len(others) + 1
+
+
+def test_adapters_from_before_there_were_fractions_keep_their_version() -> None:
+    assert config().adapter_version("data1", "rev1") == "e8dc7c633fab4631"
+    assert config(data={"fraction": 1}).adapter_version("data1", "rev1") == "e8dc7c633fab4631"
+
+
+def test_a_sweep_is_one_config_for_each_fraction_the_smallest_first() -> None:
+    swept = config(sweep={"fractions": [1, 0.25, 0.5]})
+    assert [one.data.fraction for one in swept.candidates] == [0.25, 0.5, 1]
+    assert swept.candidates[1] == config(data={"fraction": 0.5})
+    assert swept.candidates[2] == config(), "all rows are the adapter that it would be without a sweep"
+    assert config().candidates == (config(),)
 
 
 @pytest.mark.parametrize(

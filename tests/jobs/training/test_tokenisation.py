@@ -124,7 +124,10 @@ def test_every_row_is_accounted_for(tokenizer: Any) -> None:
     ("messages", "says"),
     [
         (TURNS[:1], "tickets.jsonl line 7: no assistant turn"),
-        ([TURNS[0], {"role": "assistant", "content": "  "}], "line 7: turn 2: the chat template of the tokenizer does not render"),
+        (
+            [TURNS[0], {"role": "assistant", "content": "  "}],
+            "line 7: turn 2: the chat template of the tokenizer does not render",
+        ),
     ],
 )
 def test_rows_without_an_answer_are_named(tokenizer: Any, messages: list[dict[str, str]], says: str) -> None:
