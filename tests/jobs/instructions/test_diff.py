@@ -66,7 +66,7 @@ def naive(base: list[Row], new: list[Row], salt: int) -> tuple[Changes, int]:
 rows_of_a_version = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=30)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(base=rows_of_a_version, new=rows_of_a_version, salt=st.integers(0, 1), at_once=st.sampled_from([1, 4, 500_000]))
 def test_as_a_plain_diff_would(base: list[Row], new: list[Row], salt: int, at_once: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -94,7 +94,7 @@ def _check_samples(found: Diff, base: list[Row], new: list[Row]) -> None:
     assert all(group[before] == group[after] and before != after for before, after in found.changed_keys)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(base=rows_of_a_version, new=rows_of_a_version, seed=st.randoms())
 def test_the_order_of_rows_and_the_size_of_parts_change_nothing(base: list[Row], new: list[Row], seed: Any) -> None:
     once = diff(frame(base), frame(new))
