@@ -33,7 +33,15 @@ _LONGEST_SHAPE = 24
 _WHITE_SPACE = (("\t \n", "\n  "), ("\n", "\n"), (" ", " "))
 """Put around what is said, to see which of it a template keeps; all of it or none, or there is no layout."""
 
-_LOOKED_FOR = re.compile(r"""(['"])((?:(?!\1).)+)\1\s+(?:not\s+)?in\b|[(,]\s*(['"])((?:(?!\3).)+)\3""", re.DOTALL)
+_QUOTED = re.compile(r"""(['"])((?:\\.|(?!\1).)+)\1""", re.DOTALL)
+_BEFORE_IN = re.compile(rf"{_QUOTED.pattern}\s+(?:not\s+)?in\b", re.DOTALL)
+_CALL = re.compile(r"(\w+)\s*\(([^()]*)\)")
+_OTHER_CALLS = frozenset(
+    ("in", "join", "selectattr", "rejectattr", "map", "namespace", "raise_exception", "strftime_now")
+)
+"""What takes texts in a template without looking for them in what is said."""
+
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\'": "'", r"\"": '"', r"\\": "\\"}
 
 
 @dataclass(frozen=True)
@@ -198,8 +206,10 @@ def _laid_out(group: pl.DataFrame, layout: _Layout, *, spans: bool) -> pl.DataFr
 
 def _looked_for(source: str) -> list[str]:
     """Return the texts that a template may look for in what is said: before ``in``, or given to a method or filter."""
-    found = {match[2] or match[4] for match in _LOOKED_FOR.finditer(source)}
-    plain = {text.encode().decode("unicode_escape", "ignore") if "\\" in text else text for text in found}
+    calls = [call[2] for call in _CALL.finditer(source) if call[1] not in _OTHER_CALLS]
+    found = {match[2] for match in _BEFORE_IN.finditer(source)}
+    found |= {match[2] for given in calls for match in _QUOTED.finditer(given)}
+    plain = {re.sub(r"\\.", lambda escape: _ESCAPES.get(escape[0], escape[0]), text) for text in found}
     return sorted(text for text in plain if text.strip())
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.instructions import PrepareConfig, Target
-from llmjobs.instructions.frame_rendering import FrameRenderer
+from llmjobs.instructions.frame_rendering import FrameRenderer, _looked_for
 from llmjobs.instructions.tables import MESSAGE
 from llmjobs.instructions.targets import KIND, publish_targets, rendered_version, write_target
 from llmjobs.instructions.tokens import estimate, token_counter, token_counts
@@ -145,6 +145,23 @@ def test_no_text_makes_a_difference(tokenizer: Any, template: str, words: list[l
     rows = frame([*MANY[:17], *(asked(*pair) for pair in words)])
     rendered = FrameRenderer(renderer).rendered(rows)["text"].to_list()
     assert rendered == [renderer.text(ChatRow("r", messages)) for messages in rows["messages"].to_list()]
+
+
+@pytest.mark.parametrize(
+    ("source", "texts"),
+    [
+        (
+            "{% if '</think>' in m.content %}{{ m.content.split('</think>')[-1].lstrip('\\n') }}{% endif %}",
+            ["</think>"],
+        ),
+        ("{% if m.content.startswith(\"it's\") and 'a\\'b' not in x %}", ["a'b", "it's"]),
+        ("{{ m.content | replace('a', 'b') }}", ["a", "b"]),
+        ("{% if m.role in ('user', 'tool') %}{{ messages | selectattr('role') | join(', ') }}{% endif %}", []),
+        ("{{ '<|im_start|>' + m['role'] + '\n' }}{{ raise_exception('no') }}", []),
+    ],
+)
+def test_what_a_template_looks_for_is_seen(source: str, texts: list[str]) -> None:
+    assert _looked_for(source) == texts
 
 
 def test_most_rows_do_not_reach_the_template(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
