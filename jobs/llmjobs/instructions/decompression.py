@@ -44,7 +44,7 @@ class Blocks:
         return {"": self._plain, "gzip": self._gzip, "zstd": self._zstd}[self._packing]()
 
     def _plain(self) -> Iterator[bytes]:
-        yield self._head
+        yield self._head + self._file.read(BLOCK_BYTES)
         while block := self._file.read(BLOCK_BYTES):
             yield block
 

@@ -97,7 +97,8 @@ class PlainRows:
             plain = plain.fill_null(value=False)
             found.append(_read(rest.filter(plain), joined, plan))
             rest = rest.filter(~plain)
-        return pl.concat([frame for frame in found if frame.height] or found[:1]), rest
+        found = [frame for frame in found if frame.height] or found[:1]
+        return found[0] if len(found) == 1 else pl.concat(found).sort("line"), rest
 
     def _plan(self, signature: Signature) -> _Plan | None:
         """Return how rows of a signature are read, None where that cannot be certain."""

@@ -211,14 +211,14 @@ class _LineFrames:
 
     def frame(self, first: int, lines: list[bytes]) -> pl.DataFrame:
         """Return the rows of lines, of which the first has the number `first`, as `READ`."""
-        raw = pl.Series("raw", lines, dtype=pl.Binary).cast(pl.String, strict=False)
+        raw = _texts(lines)
         if any(raw.str.starts_with(space).any() or raw.str.ends_with(space).any() for space in SPACE):
             raw = raw.str.strip_chars(SPACE)  # it copies every text
         numbers = pl.int_range(first, first + len(lines), eager=True).alias("line")
         rows = pl.DataFrame([numbers, raw]).filter(raw.is_null() | (raw != ""))
         if not self._plain.has_plans:
             self._learn(rows, first, lines)
-        plain, rest = self._plain.read(rows, lambda numbers: b"\n".join([lines[line - first] for line in numbers]))
+        plain, rest = self._plain.read(rows, lambda some: b"\n".join([lines[line - first] for line in some.to_list()]))
         if not rest.height:
             return plain
         exact = frame_of((self.row(lines[line - first], line) for line in rest["line"]), self._layouts)
@@ -233,6 +233,21 @@ class _LineFrames:
     def _learn(self, rows: pl.DataFrame, first: int, lines: list[bytes]) -> None:
         sample = rows["line"][:_SAMPLE_ROWS]
         self._plain.learn(self.row(lines[line - first], line).value for line in sample)
+
+
+def _texts(lines: list[bytes]) -> pl.Series:
+    """Return lines as texts, null where they are no UTF-8."""
+    try:
+        return pl.Series("raw", lines, dtype=pl.Binary).cast(pl.String)
+    except pl.exceptions.ComputeError:  # one of them is none: polars says no more than that
+        return pl.Series("raw", [_text(line) for line in lines], dtype=pl.String)
+
+
+def _text(line: bytes) -> str | None:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _chunks(rows: Iterable[ReadRow], layouts: Layouts, chunk_rows: int, chunk_bytes: int) -> Iterator[pl.DataFrame]:
