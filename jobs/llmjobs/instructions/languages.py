@@ -65,7 +65,7 @@ _ABOUT_LANGUAGE = (
     r"persian|hindi|urdu|bengali|chinese|mandarin|cantonese|japanese|korean|vietnamese|thai|indonesian|malay|latin|"
     r"greek|swedish|norwegian|danish|finnish|czech|hungarian|romanian|swahili|tagalog)\b"
     r"|翻译|译成|译为|译文|语言|[英法德日韩俄中汉外]文|[英法德日韩俄汉外]语|西班牙语|普通话|引用|歌词|原文|成语|谚语|双语"
-    r"|[“\"'「][A-Za-z][A-Za-z' -]*[”\"'」][^。]{0,14}(?:句|词|短语)|(?:句|词|短语)[^。]{0,10}[“\"'「][A-Za-z]"
+    r"|[“\"'「][A-Za-z][A-Za-z' -]*[”\"'」][^。]{0,24}句|句[^。]{0,10}[“\"'「][A-Za-z]"
 )
 """Tasks in which another language is what was asked for, a sentence with a word of it among them."""
 
@@ -194,5 +194,8 @@ def _unlike_question(told: pl.DataFrame) -> pl.DataFrame:
     )
     latin = pl.col("asked").str.contains(r"^[\x00-\x7F]*$") & (pl.col("asked").str.count_matches("[A-Za-z]{2,}") >= 3)
     foreign = language.is_in(list(_NOT_LATIN))
-    instruction = pl.col("of_instruction").fill_null(pl.when(latin & foreign).then(pl.lit("latin")))
+    few_latin = pl.col("asked").str.count_matches("[A-Za-z]{2,}") <= 2
+    chinese = few_latin & (pl.col("asked").str.count_matches(r"\p{Han}") >= 2) & (language == "en")
+    by_script = pl.when(latin & foreign).then(pl.lit("latin")).when(chinese).then(pl.lit("zh"))
+    instruction = pl.col("of_instruction").fill_null(by_script)
     return rows.filter((instruction != language) & (pl.col("of_question").fill_null("") != language))

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from llmjobs.contracts.instructions import DataContract
+from llmjobs.instructions.refusals import AI_NAME, SPOKEN_FOR, refuses
 from llmjobs.instructions.truncation import is_truncated, may_be_truncated
 
 RULES_VERSION = 2
@@ -63,100 +64,10 @@ _PLACEHOLDER = (
     r"|(?i)^\s*[<\[](?:image|img|picture|photo|video|audio|output|answer|web ?page|code|file|chart|graph|drawing|link)"
     r"(?:\s[^<>\[\]\n]{0,80})?/?[>\]]\s*$|^\s*(?:\.{2,}|…+|-+|_+)\s*$"
 )
-_APOLOGY = (
-    r"(?:i['\x{2019}]?m (?:very |so |really |truly )?sorry|i am (?:very |so |really )?sorry|sorry|i apologi[sz]e"
-    r"|my apologies|apologies|unfortunately|i regret|i['\x{2019}]m afraid)"
-)
-_NOT = r"(?: not|n['\x{2019}]t)"
-_UNABLE = (
-    rf"(?:i (?:can ?not|can['\x{{2019}}]t|could ?n[o'\x{{2019}}]t|do{_NOT}|am (?:not|unable|an? |only|just)"
-    r"|was unable|need (?:more|you|some|additional|further)|won['\x{2019}]t|will not)"
-    rf"|i['\x{{2019}}]m (?:not|unable|an? |only|just)|you (?:did{_NOT}|have{_NOT}|need to|haven)"
-    rf"|(?:the|your|there|this|that|no|it) [^.!?\n]*(?:is{_NOT}|is no|are{_NOT}|was{_NOT}|were{_NOT}|missing))"
-)
-_DO = (
-    r"(?:help|assist|fulfil|comply|provide|answer|creat|generat|draw|display|access|complet|do (?:that|this|so)"
-    r"|determin"
-    r"|give|know|predict|perform|tell|retriev|search|read|open|view|perceiv|produc|mak|send|play|schedul|estimat"
-    r"|describ"
-    r"|shar|offer|write|brows|visit|edit|manipulat|find|say|accurately|directly|physically|summari[sz]|order|book"
-    r"|purchas|recommend|show|analy[sz]|identify|modify|chang|cook|call|fetch|execut|watch|listen|hear|see (?:the"
-    r"|your|an)"
-    r"|use the|process|evaluat|judg|assess|choos|comment|confirm|verify|calculat|translat|rewrit|respond|suggest"
-    r"|present|render|illustrat|track|set|turn|add|remov|guarantee|forecast)"
-)
-_CANNOT_DO = (
-    rf"\b(?:i(?: am|['\x{{2019}}]m)?|so|and|thus|therefore) (?:can ?not|can['\x{{2019}}]t|unable to|not able to"
-    rf"|not capable of|won['\x{{2019}}]t"
-    rf"(?: be able to)?|will not(?: be able to)?|could ?n[o'\x{{2019}}]t) (?:actually |currently |really "
-    rf"|help but )?{_DO}"
-)
-_LACKS = (
-    rf"\bi do{_NOT} (?:currently |actually )?(?:have|possess) (?:the (?:ability|capability|capacity|data|information"
-    rf"|means)"
-    r"|(?:direct |any |real[- ]time )?access|enough|sufficient|any (?:information|data|details|context)|information"
-    r"|(?:real[- ]time|up[- ]to[- ]date|current) )"
-)
-_ASKS = (
-    r"(?:(?:could|can|would) you (?:please |kindly |be able to )?(?:provide|specify|clarify|tell me|share|give"
-    r"|let me know)"
-    r"|(?:please|kindly) (?:provide|specify|clarify|share|tell me|let me know|give me|supply|include|enter|upload)"
-    r"|i(?:['\x{2019}]ll| will| would|['\x{2019}]d)? need (?:to know |you to |some |a bit )?(?:more|additional|further)"
-    r"|(?:to|in order to) [^.!?\n]*i (?:would |will |['\x{2019}]ll )?(?:need|require))"
-)
-_AI_NAME = (
-    r"(?:(?:large |virtual |digital |text-based |machine |helpful |computer )*"
-    r"(?:ai|artificial intelligence|language model|chat ?bot|llm)\b)"
-)
-_REFUSAL = (
-    rf"(?i)^\W*(?:hello[!,.] |hi[!,.] |oh,? |well,? )?{_APOLOGY}\b[^.!?\n]*?\b{_UNABLE}"
-    rf"|(?i)^\W*(?:[^.!?\n]*?)(?:{_CANNOT_DO}|{_LACKS})"
-    r"|(?i)^[^\n]*\bi (?:can ?not|can['\x{2019}]t|am unable to|am not able to) (?:answer|assist"
-    r"|help (?:you )?with|comply"
-    r"|fulfil|provide|share)\b"
-    r"|(?i)^\W*it(?: is|['\x{2019}]s| would be) (?:not possible|impossible|difficult"
-    r"|hard) (?:for me )?to [^.!?\n]*\bwithout"
-)
-_REFUSAL_OF_AI = (
-    rf"(?i)^[^\n]*?\b(?:as an? |i am an? |i['\x{{2019}}]m an? "
-    rf"|an? ){_AI_NAME}[^\n]*?(?:{_CANNOT_DO}|{_LACKS}"
-    r"|\bi (?:would )?need (?:more|additional|further) (?:context|information|details))"
-)
-_ASKS_BACK = rf"(?i)^\W*(?:[^.!?\n]*[.!,] ){{0,2}}{_ASKS}[^\n]*$"
-_SORRY_CHINESE = r"(?:抱歉|对不起|不好意思|遗憾)"
-_UNABLE_CHINESE = (
-    r"(?:无法|不能|没有(?:给|提供|任何|足够|指定|说明|实时|权限|办法|访问|能力|收到|看到|可以|告诉|附上|具体)|没办法|未(?:能)?"
-    r"(?:给|提供|指定|说明|收到|明确|知)|不具备|不支持|不知道|不确定|不可以|不明白|需要(?:更多|您|你|提供|知道)|请提供|并?未提供)"
-)
-_TASK_CHINESE = (
-    r"(?:对[^，。]*)?(?:直接|准确地?|真正地?|在[^，。]*)?(?:为|给|提供|生成|创建|访问|获取|看到|看|回答|执行|评估|描述|找到|找|做出|制作|绘制|"
-    r"录制|查询|预测|判断|确定|确认|读|拿|选出|选择|总结|分析|评价|评论|完成|处理|写|画|物理|打开|播放|知道|进行(?:评|判|分|总|比))"
-)
-_REFUSAL_CHINESE = (
-    rf"^[^。！？\n]*{_SORRY_CHINESE}[^。！？\n]*{_UNABLE_CHINESE}"
-    r"|^[^。！？\n]*(?:AI|人工智能|模型|机器人|程序|助手)[^。！？\n]*(?:不能|无法|没办法|没有办法|不具备|不知道)"
-    rf"{_TASK_CHINESE}"
-    r"|^[^。！？\n]*[您你](?:并|还|仍|尚)?(?:没有|未)(?:给出?|提供|告诉|指定|说明|明确|附)"
-    rf"|^[^\n]*(?:因此|所以)[，,]?我(?:也|就)?(?:无法|不能|没办法){_TASK_CHINESE}"
-    r"|^(?:好的[，。！]?)?请(?:您|你)?(?:先|再)?(?:提供|告诉我|给我|输入|发送|说明|指定|上传)[^。！？\n]*(?:才能|以便|这样|方便|我(?:就|会|将))"
-    rf"|^[^。！？\n]*我(?:还)?(?:并)?(?:无法|不能|没办法|没有办法){_TASK_CHINESE}"
-)
-_SPOKEN_FOR = (
-    r"(?i)\b(?:write|compose|draft|generate|create|make|give|provide|suggest|design|craft|come up|prepare|construct"
-    r"|add)\b"
-    r"[^.?!\n]{0,60}\b(?:excuse|apolog\w*|letter|e-?mail|dialog\w*|conversation|script|story|tweet|message|reply"
-    r"|response"
-    r"|speech|note|poem|song|monologue|scene|review|sentence|comment)\b"
-    r"|(?i)\b(?:apologi[sz]e|decline|turn(?:ing)? down|reject|role-?play|paraphras|rewrite|rephrase|repl(?:y|ies)\b"
-    r"|respond to)"
-    r"|道歉|致歉|辞职|拒绝|写[^。\n]{0,12}(?:信|邮件|回复|对话|脚本|故事|短信|台词)|对话|改写"
-)
-"""Prompts that ask for words which somebody else says: there an apology is the task, no refusal."""
-
 _AS_AI = (
-    rf"(?i)\bas an? {_AI_NAME}(?: language)?(?: model| assistant| system| chatbot| program| tool| bot)?"
+    rf"(?i)\bas an? {AI_NAME}(?: language)?(?: model| assistant| system| chatbot| program| tool| bot)?"
     r"(?:,| i\b| i['\x{2019}]m\b| my\b| it\b|\.|;| -| and )"
-    rf"|(?i)\bi(?: am|['\x{{2019}}]m) (?:just |only |merely |simply )?an? {_AI_NAME}"
+    rf"|(?i)\bi(?: am|['\x{{2019}}]m) (?:just |only |merely |simply )?an? {AI_NAME}"
     r"|(?i)\b(?:i am|i['\x{2019}]m|my name is|call me) \w+,? (?:and i['\x{2019}]m |and i am )?an? "
     r"(?:large |ai |helpful )*(?:language model|assistant|chatbot|ai\b)"
     r"|(?i)\b(?:i (?:am|was)|i['\x{2019}]m|me,) (?:\w+, )?(?:[^.!?\n]{0,60}\b)?(?:created|trained|developed|made"
@@ -220,6 +131,11 @@ _IMAGE_CHINESE = (
     rf"(?:画|绘制|制作|生成|创建|设计|创作)[^。，,\n识别]{{0,24}}{_PICTURE_CHINESE}(?:[。，,.！!？?；;：:\s]|$|来|以|用于|展示|显示|表示|说明|比较)"
     r"|(?:这[幅张个副]|给定的?|以下|下面的?|下列|上述|附[上加]的?)[^。，,\n句文]{0,6}(?:图片|照片|图像|漫画|画作|图画|拼图|gif图?|海报)"
     r"|(?:形容|描述|解释|分析|评价|批评|欣赏)[^。，,\n句]{0,6}这[幅张](?:画|图)|画(?:一[张幅个只])"
+)
+_HOW_TO = (
+    r"(?i)\bhow (?:can|do|to|would|could|should)\b|\b(?:code|program|script|function|python|matplotlib|javascript"
+    r"|html|css"
+    r"|svg|latex|plugin|recognition|classifier)\b|如何|怎样|怎么|代码|程序|识别|网页"
 )
 _PICTURES = (
     r"(?i)image|picture|photo|drawing|painting|sketch|graphic|chart|graph|logo|poster|cartoon|illustration|collage"
@@ -303,31 +219,22 @@ def library(contract: DataContract) -> dict[str, Rule]:
         "empty_answer": Rule(~has_text & ~pl.col("calls")),
         "placeholder_answer": Rule(answer.str.contains(_PLACEHOLDER)),
         "url_only_input": Rule(question.str.contains(URL_ONLY)),
-        "refusal": Rule(_refuses(answer), ~question.str.contains(_SPOKEN_FOR)),
+        "refusal": Rule(refuses(answer), ~question.str.contains(SPOKEN_FOR)),
         "answer_repeats_question": Rule(
             (_might_equal(answer, question) | _might_equal(answer, instruction)) & has_text,
             (normalised(answer) == normalised(question)) | (normalised(answer) == normalised(instruction)),
         ),
-        "image_request": Rule(question.str.contains(_PICTURES), question.str.contains(f"{_IMAGE}|{_IMAGE_CHINESE}")),
+        "image_request": Rule(question.str.contains(_PICTURES), _asks_for_picture(question)),
         "invalid_json_answer": Rule(pl.col("json_problem").is_not_null()),
         "truncated_answer": Rule(may_be_truncated(answer), is_truncated(answer)),
         "too_long": Rule(pl.col("characters") > contract.limits.max_characters),
     }
 
 
-def _refuses(answer: pl.Expr) -> pl.Expr:
-    """Return whether `answer` refuses, excuses itself, or asks for what it needs instead of answering.
-
-    Only its beginning is looked at. A counted repetition in the expressions instead would cost twenty times as much.
-    """
-    begins = answer.str.head(_OPENING)
-    asks = (answer.str.len_chars() <= 2 * _OPENING) & answer.str.contains(_ASKS_BACK)
-    excuses = begins.str.contains(_REFUSAL) | answer.str.head(2 * _OPENING).str.contains(_REFUSAL_OF_AI)
-    return excuses | asks | begins.str.contains(_REFUSAL_CHINESE)
-
-
-_OPENING = 220
-"""Characters of an answer in which it refuses, if it does; of one that calls itself an AI, twice as many."""
+def _asks_for_picture(question: pl.Expr) -> pl.Expr:
+    """Return whether `question` asks for a picture, or about one; not how one is made, nor for code that makes one."""
+    asks = question.str.contains(f"{_IMAGE}|{_IMAGE_CHINESE}")
+    return asks & ~question.str.contains(_HOW_TO)
 
 
 HINTED: dict[str, pl.Expr] = {

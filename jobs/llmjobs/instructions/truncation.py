@@ -12,7 +12,7 @@ from __future__ import annotations
 import polars as pl
 
 _SENTENCE_END = r"[.!?。！？…][\"'”’»)\]*_」』]*$"
-_LETTER_END = r"[\p{L}\p{N},、，;；\-–]$"
+_LETTER_END = r"[\p{L}\p{N},、，;；:：\-–]$"
 _PROMISES_MORE = (
     r"[\p{L},;.)][ \n](?:[Tt]he|an?|and|or|but|of|[Ii]n|into|[Ww]ith|[Ff]or|from|that|which|who|whose|because|although|"
     r"while|their|its|"
@@ -21,7 +21,7 @@ _PROMISES_MORE = (
     r"(?:and|but|or|because|that|as|if|when|while|so) (?:i|we|you|they|he|she|it))$"
 )
 _EMPTY_ITEM = r"\n\s*(?:\d{1,2}[.)、]|[-*•])$"
-_COMMA_END = r"[^\s\d][,、，]$"
+_MORE_TO_COME = r"[^\s\d][,、，]$|[\p{L}\d][:：]$"
 _OPEN_BRACKET = r"[(（][^()（）\n]{0,60}$"
 _HALF_SENTENCE = (
     # A line that holds a whole sentence and then, from a capital on, words without an end: four, or three of which two
@@ -52,7 +52,7 @@ def is_truncated(answer: pl.Expr) -> pl.Expr:
     half = prose & (text.str.len_chars() >= 200) & tail.str.contains(_HALF_SENTENCE)
     chinese = (text.str.len_chars() >= 100) & tail.str.contains(_HALF_SENTENCE_CHINESE)
     chinese &= ~tail.str.contains(_LISTS_LAST) & tail.str.contains(r"[\p{Han}，、\d]$")
-    comma = long & tail.str.contains(_COMMA_END)
+    comma = long & tail.str.contains(_MORE_TO_COME)
     return (
         fences | page | tail.str.contains(_EMPTY_ITEM) | (no_end & (promises | comma | open_bracket | half | chinese))
     )
