@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,6 @@ from llmjobs.instructions.shingles import Hashes, Positions, shingled
 
 Pairs = npt.NDArray[np.int64]
 """Of shape (2, pairs): places of rows."""
-
-Ranks = Callable[[Positions], Positions]
 
 SLOTS = 128
 MISSED = 0.015
@@ -40,55 +38,61 @@ def band_sizes(threshold: float) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class BandIndex:
-    """What is kept of each row that has a shingle, about 120 bytes. A row's place in the arrays stands for it.
+    """What is kept of each row that has a shingle, about 250 bytes. A row's place in the arrays stands for it.
 
     Attributes:
         rows: Row numbers; those of evaluation sets are negative.
         contents: Sum of all shingles: equal where rows have the same shingles equally often.
         characters: Lengths of the texts.
+        sketches: Last byte of each slot of the signatures, of shape (rows, slots).
         chunks: Bands of the rows, chunk by chunk, each of shape (bands, rows).
     """
 
     rows: Positions
     contents: Hashes
     characters: npt.NDArray[np.uint32]
+    sketches: npt.NDArray[np.uint8]
     chunks: list[npt.NDArray[np.uint32]]
 
     @classmethod
     def of(cls, batches: Iterable[tuple[npt.NDArray[Any], Sequence[str]]], threshold: float) -> BandIndex:
         """Read all texts once. Those without a token are left out: they are near nothing."""
         width, count = band_sizes(threshold)
-        parts: list[tuple[Positions, Hashes, npt.NDArray[np.uint32], npt.NDArray[np.uint32]]] = []
-        for rows, texts in batches:
+        nothing = (np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.uint32))
+        parts = [(*nothing, np.zeros((0, width * count), np.uint8), np.zeros((count, 0), np.uint32))]
+        for numbers, texts in batches:
             lengths = np.fromiter(map(len, texts), dtype=np.uint32, count=len(texts))
             begin = 0
             for hashes, offsets in shingled(texts):
                 chunk = slice(begin, begin + len(offsets) - 1)
                 begin = chunk.stop
-                if not len(hashes):
-                    continue
                 full = np.diff(offsets) > 0
                 starts = offsets[:-1][full]
-                signed = _banded(hashes, np.append(starts, offsets[-1]), width, count)
-                parts.append(
-                    (rows[chunk][full].astype(np.int64), np.add.reduceat(hashes, starts), lengths[chunk][full], signed)
-                )
-        nothing = (np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.uint32))
-        rows, contents, characters = (
-            np.concatenate([empty, *column])
-            for empty, *column in zip(nothing, *(part[:3] for part in parts), strict=True)
-        )
-        return cls(rows, contents, characters, [part[3] for part in parts])
+                if not len(starts):
+                    continue
+                slots = _signed(hashes, np.append(starts, offsets[-1]), width * count)
+                contents = np.add.reduceat(hashes, starts)
+                kept = (numbers[chunk][full].astype(np.int64), contents, lengths[chunk][full])
+                parts.append((*kept, slots.astype(np.uint8), _banded(slots, width)))
+        rows, contents, characters, sketches = (np.concatenate([part[column] for part in parts]) for column in range(4))
+        return cls(rows, contents, characters, sketches, [part[4] for part in parts])
 
-    def buckets(self, places: Positions) -> Iterable[tuple[Pairs, list[Positions]]]:
-        """Yield for each band the pairs of places that share it, and the crowds: places of too many pairs.
+    def estimated(self, pairs: Pairs) -> npt.NDArray[np.float64]:
+        """Return the similarity of pairs of places as their signatures tell it, within about 0.04."""
+        return np.asarray((self.sketches[pairs[0]] == self.sketches[pairs[1]]).mean(axis=1))
+
+    def buckets(self, places: Positions) -> Iterator[tuple[Pairs, tuple[Positions, Positions]]]:
+        """Yield for each band the pairs of places that share it; and the crowds, places whose pairs are too many.
 
         Args:
-            places: The places that are looked at; in crowds and pairs they keep this order.
+            places: The places that are looked at; pairs and crowds keep their order.
+
+        Yields:
+            The pairs; and the places of all crowds, one after the other, with the sizes of the crowds.
         """
-        for band in range(len(self.chunks[0]) if self.chunks else 0):
-            pairs, crowds = _shared(np.concatenate([chunk[band] for chunk in self.chunks])[places])
-            yield places[pairs], [places[crowd] for crowd in crowds]
+        for band in range(len(self.chunks[0])):
+            pairs, crowded, sizes = _shared(np.concatenate([chunk[band] for chunk in self.chunks])[places])
+            yield places[pairs], (places[crowded], sizes)
 
     def equal(self, order: Positions) -> tuple[Positions, Pairs]:
         """Return the first place of each content, in this order, and the pairs that tie the others to it."""
@@ -102,26 +106,28 @@ class BandIndex:
         return order[is_first[order]], np.stack((first[~new], grouped[~new]))
 
 
-def _banded(hashes: Hashes, offsets: Positions, width: int, count: int) -> npt.NDArray[np.uint32]:
-    """Return the bands of texts that have at least one shingle, of shape (bands, texts)."""
-    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
-        hashes, offsets.astype(np.uint64), width * count, _SEED
-    )
-    slots = np.array(matrix.to_rows(), dtype=np.uint32).reshape(-1, count, width)
-    values = np.zeros(slots.shape[:2], dtype=np.uint64)
+def _signed(hashes: Hashes, offsets: Positions, count: int) -> npt.NDArray[np.uint32]:
+    """Return the signatures of texts that have at least one shingle, of shape (texts, slots)."""
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), count, _SEED)
+    return np.array(matrix.to_rows(), dtype=np.uint32)
+
+
+def _banded(slots: npt.NDArray[np.uint32], width: int) -> npt.NDArray[np.uint32]:
+    """Return the bands of signatures, of shape (bands, texts)."""
+    banded = slots.reshape(len(slots), -1, width)
+    values = np.zeros(banded.shape[:2], dtype=np.uint64)
     for slot in range(width):
-        values = mixed(values + slots[:, :, slot] + np.uint64(slot))
+        values = mixed(values + banded[:, :, slot] + np.uint64(slot))
     return np.ascontiguousarray((values >> np.uint64(32)).astype(np.uint32).T)
 
 
-def _shared(band: npt.NDArray[np.uint32]) -> tuple[Pairs, list[Positions]]:
-    """Return the pairs of positions with the same value, and the crowds of more than `CROWD` of them."""
+def _shared(band: npt.NDArray[np.uint32]) -> tuple[Pairs, Positions, Positions]:
+    """Return the pairs of positions with the same value, the positions in crowds, and the sizes of the crowds."""
     order = np.argsort(band, kind="stable")
     values = band[order]
     begins = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(band)])
     sizes = np.diff(np.append(begins, len(band)))
     crowded = sizes > CROWD
-    crowds = [order[begin : begin + size] for begin, size in zip(begins[crowded], sizes[crowded], strict=True)]
     last = np.repeat(np.where(crowded, begins, begins + sizes - 1), sizes)  # of a crowd no position has a follower
     place = np.arange(len(band))
     pairs = [np.zeros((2, 0), dtype=np.int64)]
@@ -131,4 +137,4 @@ def _shared(band: npt.NDArray[np.uint32]) -> tuple[Pairs, list[Positions]]:
             break
         place, last = place[follows], last[follows]
         pairs.append(np.stack((order[place], order[place + ahead])))
-    return np.concatenate(pairs, axis=1), crowds
+    return np.concatenate(pairs, axis=1), order[np.repeat(crowded, sizes)], sizes[crowded]

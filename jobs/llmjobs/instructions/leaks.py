@@ -57,14 +57,13 @@ def refuse_leaks(
             pair straddles. It is an error of this program; nothing may be published.
     """
     side = pl.col("side").cast(pl.String)
-    held = {name: rows.filter(side == name) for name in ("test", "validation")}
-    if sets is not None:
-        held |= {str(name): place for (name,), place in sets.sort("name").group_by("name", maintain_order=True)}
+    held = [(name, rows.filter(side == name)) for name in ("test", "validation")]
+    if sets is not None:  # a set may be named as a side is
+        held += [(str(name), place) for (name,), place in sets.sort("name").group_by("name", maintain_order=True)]
     near = _near(pairs, near_threshold)
-    for one, name in [("train", name) for name in held] + [
-        ("validation", name) for name in held if name != "validation"
-    ]:
-        ours, theirs = rows.filter(side == one), held[name]
+    checked = [("train", *place) for place in held] + [("validation", *place) for place in (held[0], *held[2:])]
+    for one, name, theirs in checked:
+        ours = rows.filter(side == one)
         found = {f"{key.split('_')[0]}s": _shared(ours, theirs, key) for key in ("prompt_key", "group_key")}
         found["near rows"] = _met(ours, theirs.with_columns(name=pl.lit(name)), near)["row"].n_unique()
         for what, number in found.items():

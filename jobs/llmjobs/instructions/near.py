@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from llmjobs.instructions.bands import BandIndex
+from llmjobs.instructions.crowds import Crowds, compare_crowds
 from llmjobs.instructions.links import resolved, standing
 from llmjobs.instructions.shingles import Positions
 from llmjobs.instructions.similarity import Fetch, Verifier
@@ -17,8 +18,6 @@ from llmjobs.instructions.similarity import Fetch, Verifier
 PAIRS = {"row": pl.Int64, "other": pl.Int64, "similarity": pl.Float64}
 """``row`` < ``other``. Of rows with the very same shingles each is paired with one of them (similarity 1), and that one
 alone with rows that are not: what is near it is near all (`llmjobs.instructions.links.resolved`)."""
-
-_HEADS, _ROUNDS = 8, 4
 
 
 def near_pairs(
@@ -33,8 +32,8 @@ def near_pairs(
     MinHash signatures in bands give candidates, and each candidate is verified: the similarity is the exact Jaccard
     similarity of the sets of shingles. A pair at the threshold is missed with a probability of 1.5%, a more similar one
     less often. Where more than 32 different texts share a band (rows made from one template), each is compared with the
-    8 most preferred, what is near none of these with the next 8, and so on, with 32 at most: there are no n**2 pairs,
-    and `drop_near` leaves none that it would drop if it saw them.
+    8 most preferred, what is near none of these with the next 8, and so on, with 32 at most (`crowds.compare_crowds`):
+    there are no n**2 pairs, and `drop_near` can do its work when it has the same preference.
 
     Args:
         batches: Row numbers and their texts, normalised (NFC, lower case, single spaces); rows of evaluation sets have
@@ -46,13 +45,12 @@ def near_pairs(
     index = BandIndex.of(batches, threshold)
     firsts, equal = index.equal(_order(index.rows, preference))
     verifier = Verifier(index, fetch, threshold)
-    crowds: list[Positions] = []
-    keys = np.zeros(0, dtype=np.int64)
-    for pairs, crowded in index.buckets(firsts):
-        keys = np.union1d(keys, verifier.keys_of(pairs))
-        crowds += crowded
-    verifier.verify(keys)
-    _compare_crowds(crowds, index.rows, verifier)
+    likely, crowded = [np.zeros(0, dtype=np.int64)], []
+    for pairs, crowds in index.buckets(firsts):
+        likely.append(verifier.likely(pairs))
+        crowded.append(crowds)
+    verifier.verify(np.concatenate(likely))
+    compare_crowds(Crowds.joined(crowded), index.rows, verifier)
     found = np.concatenate((index.rows[verifier.pairs()], index.rows[equal]), axis=1)
     similarity = np.append(verifier.similarities, np.ones(equal.shape[1]))
     columns = {"row": found.min(axis=0), "other": found.max(axis=0), "similarity": similarity}
@@ -88,26 +86,6 @@ def _order(rows: Positions, preference: pl.DataFrame | None) -> Positions:
     ranks = preference.select(pl.col("row").cast(pl.Int64), "rank")
     known = pl.DataFrame({"row": rows}).join(ranks, on="row", how="left", maintain_order="left")["rank"]
     return np.lexsort((rows, known.fill_null(0).to_numpy(), known.is_null().to_numpy(), rows < 0))
-
-
-def _compare_crowds(crowds: list[Positions], rows: Positions, verifier: Verifier) -> None:
-    """Compare the rows of each crowd with its first ones; those near none of them with the next, and so on."""
-    outside = [crowd[rows[crowd] < 0] for crowd in crowds]
-    inside = [crowd[rows[crowd] >= 0] for crowd in crowds]
-    seeds = [few[: _HEADS * _ROUNDS] for few in outside]
-    verifier.verify(_keys(verifier, zip(seeds, inside, strict=True)))
-    for _ in range(_ROUNDS):
-        compared = [(crowd[:_HEADS], np.append(crowd, few)) for crowd, few in zip(inside, outside, strict=True)]
-        verifier.verify(_keys(verifier, compared))
-        inside = [crowd[_HEADS:][~verifier.near_any(crowd[_HEADS:], crowd[:_HEADS])] for crowd in inside]
-
-
-def _keys(verifier: Verifier, compared: Iterable[tuple[Positions, Positions]]) -> npt.NDArray[np.int64]:
-    keys = np.zeros(0, dtype=np.int64)
-    for heads, others in compared:
-        pairs = np.stack([grid.ravel() for grid in np.meshgrid(heads, others)])
-        keys = np.union1d(keys, verifier.keys_of(pairs[:, pairs[0] != pairs[1]]))
-    return keys
 
 
 def _ranked(pairs: pl.DataFrame, firsts: pl.DataFrame) -> pl.DataFrame:

@@ -58,7 +58,7 @@ def side_of_keys(keys: pl.Series, split: Split) -> pl.Series:
     low = keys.to_frame("key").select((pl.col("key") & _LOW).cast(pl.UInt64))["key"].to_numpy()
     position = (mixed(low ^ salt) >> np.uint64(64 - _BITS)).astype(np.float64) / (1 << _BITS)
     number = np.select([position < split.test, position < split.test + split.validation], [2, 1], 0)
-    return pl.Series("side", np.asarray(SIDES)[number], dtype=SIDE)
+    return pl.Series("side", SIDES, dtype=SIDE).gather(number)
 
 
 def _of_components(rows: pl.DataFrame, pairs: pl.DataFrame, known: pl.DataFrame, split: Split) -> pl.DataFrame:

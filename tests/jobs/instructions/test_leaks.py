@@ -90,6 +90,16 @@ def test_a_shared_prompt_stops_everything(rows: tuple[tuple[str, int], ...], tex
         refuse(rows_of(*rows), sets=sets_of((-1, "gsm8k", 8)))
 
 
+def test_a_set_may_be_named_as_a_side_is() -> None:
+    sets = sets_of((-1, "test", 8), (-2, "validation", 9))
+    rows = rows_of(("train", 1), ("test", 1), ("validation", 9))
+    assert found(rows, sets=sets) == [(0, "test"), (2, "validation")]
+    with pytest.raises(RuntimeError, match="1 prompts of test are in train too"):
+        refuse(rows.head(2), sets=sets)
+    with pytest.raises(RuntimeError, match="1 prompts of validation are in validation too"):
+        refuse(rows.tail(1), sets=sets)
+
+
 def test_a_group_on_two_sides_stops_everything() -> None:
     with pytest.raises(RuntimeError, match="1 groups of validation are in train too"):
         refuse(rows_of(("train", 1), ("validation", 2)).with_columns(group_key=pl.lit(7, pl.Int128)))

@@ -164,6 +164,21 @@ def test_rows_of_one_template_give_no_square_of_pairs_and_one_stays() -> None:
     assert gone["kept_row"].unique().to_list() == [order[0]]
 
 
+def test_rows_that_share_phrases_only_are_not_read_again() -> None:
+    texts = [f"add one to {number}. the sum is {number + 1}." for number in range(2_000)]
+    texts += [f"{text} so" for text in texts[:100]]
+    fetched: list[int] = []
+
+    def fetch(rows: npt.NDArray[np.int64]) -> dict[int, str]:
+        fetched.extend(rows.tolist())
+        return {row: texts[row] for row in rows.tolist()}
+
+    pairs = near_pairs([(np.arange(len(texts)), texts)], fetch, threshold=0.8)
+    assert {(row, row + 2_000) for row in range(100)} >= set(pairs.select("row", "other").rows())
+    assert len(pairs) >= 95
+    assert len(fetched) < 300
+
+
 def test_evaluation_rows_meet_every_row_of_a_template() -> None:
     template = sentence(random.Random(2), 80)
     rows = [*range(-3, 0), *range(400)]
