@@ -91,7 +91,7 @@ class ChatRenderer:
         tokenizer: A fast tokenizer.
         template: Another chat template than the tokenizer's own.
         closing: Text that ends an assistant's turn in `template`; it need not be a token of the tokenizer.
-        name: What sentences call `template`.
+        name: What sentences call the template, for example "the chat template of Qwen/Qwen3-8B".
 
     Raises:
         BadConfig: The tokenizer has no chat template, or cannot say which characters a token stands for.
@@ -158,7 +158,7 @@ class ChatRenderer:
             one: dict[str, Any] = {"role": message["role"], "content": message["content"] or ""}
             calls = _calls(row, turn)
             if calls and not self.knows("tool_calls"):
-                raise CannotRender(row, f"turn {turn} calls tools, which {self._name} cannot show")
+                raise CannotRender(row, f"it calls tools, which {self._name} cannot show")
             if calls:
                 one["tool_calls"] = [{"type": "function", "function": call} for call in calls]
             # Mistral's templates insist on ids of nine letters or digits; a call and its answer share one.

@@ -158,7 +158,7 @@ IGNORES_CALLS = (
 @pytest.mark.parametrize(
     ("template", "one", "says"),
     [
-        (GEMMA, row(*CALLING), "calls.jsonl line 3: turn 2 calls tools, which the chat template of tiny cannot show"),
+        (GEMMA, row(*CALLING), "calls.jsonl line 3: it calls tools, which the chat template of tiny cannot show"),
         (GEMMA, row(turn("system", "s"), *TALK), "template of tiny cannot show it: System role not supported"),
         (LLAMA, row(turn("user", "q"), turn("assistant", "", f"{CALL[:-1]},{CALL[1:]}")), "single tool-calls at once"),
         (IGNORES_CALLS, row(*CALLING), "turn 2: the chat template of tiny does not render the assistant's words"),

@@ -137,7 +137,7 @@ def _renderer(target: Target, tokenizer: Any) -> ChatRenderer:
         return ChatRenderer(tokenizer, template=ALPACA, closing=tokenizer.eos_token or "", name="Alpaca's text")
     if target.template == "chatml":
         return ChatRenderer(tokenizer, template=CHATML, closing="<|im_end|>", name="ChatML")
-    return ChatRenderer(tokenizer)
+    return ChatRenderer(tokenizer, name=f"the chat template of {target.model}")
 
 
 def _with_inputs(frame: pl.DataFrame) -> pl.DataFrame:

@@ -31,7 +31,7 @@ def token_counter(model: str) -> Callable[[pl.DataFrame], pl.Series]:
         JobError: The model is not on this machine and the hub did not answer.
     """
     tokenizer = load_tokenizer(resolve_model(model).path)
-    frames = FrameRenderer(ChatRenderer(tokenizer))
+    frames = FrameRenderer(ChatRenderer(tokenizer, name=f"the chat template of {model}"))
 
     def count(frame: pl.DataFrame) -> pl.Series:
         return token_counts(frames.rendered(frame)["text"], tokenizer)

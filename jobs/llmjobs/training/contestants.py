@@ -93,7 +93,7 @@ def measure(contestants: list[Contestant], rows: list[ChatRow], *, max_length_to
     base = resolve_model(config.model.name, config.model.revision)
     device = "cuda:0" if visible_gpus() else "cpu"
     tokenizer = load_tokenizer(str(contestants[0].folder))
-    tokenised = tokenise(rows, tokenizer, max_length_tokens=max_length_tokens)
+    tokenised = tokenise(rows, tokenizer, max_length_tokens=max_length_tokens, model=config.model.name)
     if not tokenised.rows:
         raise BadData(f"every one of the {len(rows)} held-out rows is longer than data.max_length_tokens")
     model = load_base(base.path, config.model, config.quantisation, device=device)

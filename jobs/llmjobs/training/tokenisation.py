@@ -74,19 +74,20 @@ class TrainingRows:
     validation: list[TokenRow]
 
 
-def tokenise(rows: Iterable[ChatRow], tokenizer: Any, *, max_length_tokens: int) -> Tokenised:
+def tokenise(rows: Iterable[ChatRow], tokenizer: Any, *, max_length_tokens: int, model: str = "") -> Tokenised:
     """Tokenise rows; none is ever cut.
 
     Args:
         rows: Rows with at least one assistant turn each.
         tokenizer: A fast tokenizer with a chat template.
         max_length_tokens: Longer rows are set apart.
+        model: Name of the model, for sentences.
 
     Raises:
         BadConfig: The tokenizer has no chat template, or cannot say which characters a token stands for.
         BadData: A row has nothing to train on, or its labels do not read as the assistant's words.
     """
-    renderer = ChatRenderer(tokenizer)
+    renderer = ChatRenderer(tokenizer, name=f"the chat template of {model}" if model else "")
     fitting: list[TokenRow] = []
     over_long: dict[str, int] = {}
     untold = 0
@@ -99,7 +100,7 @@ def tokenise(rows: Iterable[ChatRow], tokenizer: Any, *, max_length_tokens: int)
             else:
                 fitting.append(row)
     if untold:
-        logger.warning("%d rows name tools, which the model's chat template does not show", untold)
+        logger.warning("%d rows name tools, which the chat template of %s does not show", untold, model)
     return Tokenised(fitting, over_long)
 
 

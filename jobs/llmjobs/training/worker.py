@@ -205,7 +205,7 @@ def _load(config: TrainConfig, tokenizer: Any, lake: Lake, split: str) -> Tokeni
     """
     fraction = config.data.fraction if split == "train" else 1.0
     rows = read_split(lake, config.dataset, config.dataset_version, split, fraction=fraction)
-    tokenised = tokenise(rows, tokenizer, max_length_tokens=config.data.max_length_tokens)
+    tokenised = tokenise(rows, tokenizer, max_length_tokens=config.data.max_length_tokens, model=config.model.name)
     check_overflow(config, tokenised, split)
     audit(tokenised, rows, tokenizer)
     logger.info(

@@ -244,7 +244,7 @@ def test_alpaca_cannot_say_everything_and_says_so(tmp_path: Path, tokenizer: Any
     assert found.reasons == {
         "Alpaca's text cannot show it: it has a system turn": 2,
         "Alpaca's text cannot show it: it has several questions": 2,
-        "turn 2 calls tools, which Alpaca's text cannot show": 2,
+        "it calls tools, which Alpaca's text cannot show": 2,
     }
     missing = written(tmp_path, "t.test.not_rendered")
     assert missing["row_id"].to_list() == ["r40", "r41", "r42"] * 2
