@@ -11,7 +11,9 @@ from llmjobs.instructions.bands import Pairs
 from llmjobs.instructions.shingles import Positions
 from llmjobs.instructions.similarity import Verifier
 
-HEADS, ROUNDS = 8, 4
+ROUNDS = (2, 6, 8, 16)
+"""Rows of a crowd that all others are compared with, round by round; of a cluster the first two take nearly all."""
+
 OUTSIDERS = 32
 """Rows of evaluation sets in a crowd that are compared with all of it."""
 
@@ -50,16 +52,16 @@ class Crowds:
 
 
 def compare_crowds(crowds: Crowds, rows: Positions, verifier: Verifier) -> None:
-    """Compare the rows of each crowd with its first 8; those near none of them with the next 8, four times at most.
+    """Compare the rows of each crowd with its first 2, those near none of them with the next 6, and so on: `ROUNDS`.
 
     A crowd in which a round finds next to nothing only shares some phrases, and is left. Rows of evaluation sets are
     compared with all others, up to 32 of them in a crowd.
     """
     _compare_outsiders(crowds, rows, verifier)
-    for _ in range(ROUNDS):
+    for heads in ROUNDS:
         if not len(crowds.sizes):
             return
-        pairs = [_with_head(crowds, head) for head in range(HEADS)]
+        pairs = [_with_head(crowds, head) for head in range(heads)]
         verifier.verify(np.concatenate([verifier.likely(part) for part in pairs]))
         crowds = _remaining(crowds, pairs, rows, verifier)
 
@@ -77,7 +79,7 @@ def _remaining(crowds: Crowds, pairs: list[Pairs], rows: Positions, verifier: Ve
         near |= verifier.are_near(part)
     near &= rows[crowds.places] >= 0
     worth = np.bincount(crowd[near], minlength=len(crowds.sizes)) >= _WORTH * crowds.sizes
-    after = np.arange(len(crowd)) - crowds.starts[crowd] >= HEADS
+    after = np.arange(len(crowd)) - crowds.starts[crowd] >= len(pairs)
     return crowds.kept(after & ~near & worth[crowd])
 
 

@@ -32,7 +32,7 @@ def near_pairs(
     MinHash signatures in bands give candidates, and each candidate is verified: the similarity is the exact Jaccard
     similarity of the sets of shingles. A pair at the threshold is missed with a probability of 1.5%, a more similar one
     less often. Where more than 32 different texts share a band (rows made from one template), each is compared with the
-    8 most preferred, what is near none of these with the next 8, and so on, with 32 at most (`crowds.compare_crowds`):
+    2 most preferred, what is near none of these with the next 6, and so on, with 32 at most (`crowds.compare_crowds`):
     there are no n**2 pairs, and `drop_near` can do its work when it has the same preference.
 
     Args:
