@@ -44,6 +44,7 @@ def write_report(path: Path, result: SweepResult) -> None:
         style_hash=f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}",
         result=result,
         metric=result.metric.replace("_", " "),
+        part="all" if result.fraction == 1 else f"{result.fraction:g} of the",
         best=next(point for point in result.curve if point.adapter_version == result.adapter_version),
         marks=_marks(result),
         width=_WIDTH,
@@ -58,10 +59,10 @@ def _marks(result: SweepResult) -> list[_Mark]:
     values = [_value(result, point) for point in result.curve]
     ends = [sorted((_end(result, point.low), _end(result, point.high))) for point in result.curve]
     least, most = min(values + [low for low, _ in ends]), max(values + [high for _, high in ends])
-    span = (most - least) or 1.0
+    span = 1.1 * (most - least) or 1.0  # the lowest point stays above the axis
 
     def height(number: float) -> float:
-        return round(_HEIGHT - _MARGIN - (number - least) / span * (_HEIGHT - 2 * _MARGIN), 1)
+        return round(_MARGIN + (most - number) / span * (_HEIGHT - 2 * _MARGIN), 1)
 
     return [
         _Mark(

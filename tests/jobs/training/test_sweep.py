@@ -128,6 +128,8 @@ def test_the_report_needs_nothing_from_outside(metric: str, tmp_path: Path) -> N
     )
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "0.5 of the rows loses nothing measurable" in page
+    assert "The candidate on 0.5 of the rows goes on" in page
+    assert ("McNemar" in page) is (metric == "exact_match")
     assert page.count('class="point') == 3
     assert page.count('class="point best"') == 1
     assert not re.search(r"<script|(src|href)=|url\(|https?:", page)
