@@ -177,5 +177,6 @@ def test_another_contract_counts_with_its_own_budgets(runs: Runs, lake: Lake, fi
     run_id = runs.trigger(PREPARE, {"contract": "tickets", "contract.budgets.max_quarantined_share": 1.0})
     assert runs.finish(PREPARE, run_id) == "failed"
     said = runs.result(PREPARE, run_id, "prepare", "refused_because")
-    assert "budgets.min_rows asks for 300" in said
+    assert "min_rows" in said
+    assert "300" in said
     assert current(lake) == first
