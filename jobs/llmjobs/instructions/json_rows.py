@@ -22,6 +22,7 @@ LONGEST_ROW = 1 << 28
 
 _SKIP = re.compile(r"[ \t\r\n]*")
 _SKIP_COMMAS = re.compile(r"[ \t\r\n,]*")
+_SKIP_LEFT = re.compile(r"[ \t\r\n,\]]*")
 _OBJECT_START = re.compile(r'\{\s*["}]')
 _MARGIN = 16
 r"""Characters behind an error that prove that the text beyond the window has no part in it: the longest word of JSON
@@ -105,12 +106,17 @@ class JsonRows:
 
     def sequence(self) -> Iterator[ReadRow]:
         """Yield values that stand one after another; the elements of an array are rows of their own."""
-        while self._skip(_SKIP):
+        between = _SKIP
+        while self._skip(between):
             if self._text[self._at] == "[":
                 self._at += 1
+                between = _SKIP
                 yield from self._array()
             else:
-                yield self._element()
+                row = self._element()
+                # A broken part may reach into an array, whose commas and closing bracket then follow.
+                between = _SKIP_LEFT if row.problem else between
+                yield row
 
     def of_line(self, text: str, line: int) -> ReadRow:
         """Return the one row that the text of a line holds, readable or not; the chunks must be at their end."""

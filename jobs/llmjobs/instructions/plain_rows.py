@@ -25,6 +25,7 @@ MOST_BYTES = 1 << 20
 
 _SCHEMA: Any = READ
 _PLANS = 3
+_PLANS_OF_A_FILE = 20
 _KEYS = 40
 """Of a row that a plan is made for: an expression for many more would be too large."""
 
@@ -74,7 +75,7 @@ class PlainRows:
         """Make plans for the most frequent signatures among some rows."""
         seen = Counter(_signature(value) for value in values if isinstance(value, dict))
         for signature, _ in seen.most_common(_PLANS):
-            if signature not in self._plans and len(self._plans) < _PLANS:
+            if signature not in self._plans and len(self._plans) < _PLANS_OF_A_FILE:
                 self._plans[signature] = self._plan(signature)
 
     def read(self, rows: pl.DataFrame, joined: Callable[[pl.Series], bytes]) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -43,6 +43,8 @@ SUFFIXES = {
 
 _PACKED = (".gz", ".zst")
 _SAMPLE_ROWS = 50
+_LEARN_SHARE = 10
+"""More than a tenth of unusual rows: perhaps they are usual from here on."""
 
 
 def read_frames(
@@ -193,11 +195,14 @@ class _Lines:
         rest = b"" if last and not self._source.problem else lines.pop()
         if len(rest) > LONGEST_ROW:  # a line without end: it is cut, and its pieces are rows that cannot be read
             lines, rest = [*lines, rest], b""
+        elif not last and self._size < self._bytes:  # then all batches but the last of the file are of one size
+            kept = len(lines) // self._rows * self._rows
+            lines, rest = lines[:kept], b"\n".join([*lines[kept:], rest])
         for begin in range(0, len(lines), self._rows):
             batch = lines[begin : begin + self._rows]
             yield batch
             self.line += len(batch)
-        self._parts, self._size, self._breaks = [rest], len(rest), 0
+        self._parts, self._size, self._breaks = [rest], len(rest), rest.count(b"\n")
         self.rest = rest if last else b""
 
 
@@ -222,7 +227,7 @@ class _LineFrames:
         if not rest.height:
             return plain
         exact = frame_of((self.row(lines[line - first], line) for line in rest["line"]), self._layouts)
-        if rest.height > rows.height // 2:
+        if rest.height > rows.height // _LEARN_SHARE:
             self._learn(rest, first, lines)
         return pl.concat([plain, exact]).sort("line") if plain.height else exact
 
@@ -231,7 +236,7 @@ class _LineFrames:
         return self._exact.of_line(self._utf8.text(line), number)
 
     def _learn(self, rows: pl.DataFrame, first: int, lines: list[bytes]) -> None:
-        sample = rows["line"][:_SAMPLE_ROWS]
+        sample = rows["line"].gather_every(max(1, rows.height // _SAMPLE_ROWS))
         self._plain.learn(self.row(lines[line - first], line).value for line in sample)
 
 
