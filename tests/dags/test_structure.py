@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, CronTriggerTimetable
 from airflow.sdk.definitions.mappedoperator import MappedOperator
+from airflow.sdk.exceptions import AirflowFailException
 
 from nightshift.assets import adapter_asset, dataset_asset, index_asset
 
@@ -99,6 +102,25 @@ def test_dated_sources_have_data_intervals(dated: DAG) -> None:
     assert dated.catchup is False
     taking: list[Any] = [dated.task_dict[task_id] for task_id in ("files", "prepare")]
     assert [list(task.overrides) for task in taking] == [["interval_end"]] * 2
+
+
+def test_an_interval_ends_when_it_ends_or_when_a_run_without_one_starts(dated: DAG) -> None:
+    prepare: Any = dated.task_dict["prepare"]
+    template = dated.get_template_env().from_string(prepare.overrides["interval_end"])
+    run = SimpleNamespace(run_after=datetime(2026, 11, 3, 9, 30, tzinfo=UTC))
+    end = datetime(2026, 11, 2, 22, tzinfo=UTC)
+    assert template.render(data_interval_end=end, dag_run=run) == "2026-11-02T22:00:00+00:00"
+    assert template.render(dag_run=run) == "2026-11-03T09:30:00+00:00"
+
+
+def test_each_file_is_dealt_with_the_interval_and_none_for_a_rollback(dated: DAG) -> None:
+    deal: Any = dated.task_dict["deal"]
+    files = {"files": ["a.json", "b.json"]}
+    dealt = deal.python_callable(files, {"interval_end": "now"}, params={"rollback_to": None})
+    assert dealt == [{"interval_end": "now", "only_file": file} for file in files["files"]]
+    assert deal.python_callable(files, {}, params={"rollback_to": "3f2a"}) == []
+    with pytest.raises(AirflowFailException, match="1025 files are more than the 1024 tasks that Airflow maps"):
+        deal.python_callable({"files": ["x"] * 1025}, {}, params={"rollback_to": None})
 
 
 @pytest.mark.parametrize("dag", [PREPARE], indirect=True)
