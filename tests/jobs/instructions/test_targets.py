@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from copy import copy
@@ -129,6 +130,14 @@ ODD = [
 def test_a_frame_is_what_the_template_makes_of_each_row(template: str, tokenizer: Any) -> None:
     renderer = ChatRenderer(tokenizer, template=TEMPLATES[template])
     rows = frame([*MANY, *ODD, *MANY, *(turns for turns in ODD for _ in range(20))])
+    assert by_frame(renderer, rows) == by_template(renderer, rows)
+
+
+@pytest.mark.parametrize("template", ["trimmed", "thinking"])
+def test_real_rows_are_what_the_template_makes_of_them(template: str, tokenizer: Any, real: Any) -> None:
+    loaded = json.loads(real("alpaca_en_demo.json").read_text(encoding="utf-8"))
+    rows = frame([asked(f"{row['instruction']}\n\n{row['input']}", row["output"]) for row in loaded])
+    renderer = ChatRenderer(tokenizer, template=TEMPLATES[template])
     assert by_frame(renderer, rows) == by_template(renderer, rows)
 
 
