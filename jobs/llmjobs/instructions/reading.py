@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -67,11 +68,12 @@ def read_frames(
         chunk_bytes: Bytes of raw rows of a frame, about; one row may be larger.
     """
     layouts = Layouts(form, mapping)
+    exact = partial(frame_of, layouts=layouts)
     blocks = Blocks(file, name)
     unpacked = (block for block in blocks if block)
     head = next(unpacked, b"")
     if not head:
-        yield from _chunks(_ended(iter(()), blocks), layouts, chunk_rows, chunk_bytes)
+        yield from _chunks(_ended(iter(()), blocks), exact, chunk_rows, chunk_bytes)
         return
     stream = chain([head], unpacked)
     kind = kind_of(name) or _kind_by_content(head)
@@ -79,7 +81,7 @@ def read_frames(
         yield from parquet_frames(stream, blocks, layouts, chunk_rows, chunk_bytes)
     elif kind == "csv":
         rows = csv_rows(Utf8(stream), blocks, tabs=".tsv" in name.lower())
-        yield from _chunks(_ended(rows, blocks), layouts, chunk_rows, chunk_bytes)
+        yield from _chunks(_ended(rows, blocks), exact, chunk_rows, chunk_bytes)
     else:
         yield from _json_frames(Utf8(stream), blocks, layouts, chunk_rows, chunk_bytes)
 
@@ -131,7 +133,8 @@ def _json_frames(
     rows = JsonRows(texts(replay, utf8.errors), layouts.is_row)
     if rows.is_sequence():
         replay.forget()
-        yield from _chunks(_ended(rows.sequence(), blocks), layouts, chunk_rows, chunk_bytes)
+        of_json = _JsonFrames(layouts).frame
+        yield from _chunks(_ended(rows.sequence(), blocks), of_json, chunk_rows, chunk_bytes)
         return
     reader, lines = _LineFrames(utf8, layouts), _Lines(replay.again(), blocks, chunk_rows, chunk_bytes)
     for batch in lines:
@@ -240,6 +243,29 @@ class _LineFrames:
         self._plain.learn(self.row(lines[line - first], line).value for line in sample)
 
 
+class _JsonFrames:
+    """Makes frames of JSON values that were found one by one: the plain ones all at once, each other one exactly."""
+
+    def __init__(self, layouts: Layouts) -> None:
+        self._layouts = layouts
+        self._plain = PlainRows(layouts)
+
+    def frame(self, chunk: list[ReadRow]) -> pl.DataFrame:
+        """Return rows as `READ`."""
+        numbers = pl.int_range(len(chunk), eager=True).alias("line")  # for now, as rows may share a line
+        raw = pl.Series("raw", [None if row.problem else row.raw for row in chunk], dtype=pl.String)
+        if not self._plain.has_plans:
+            self._plain.learn(row.value for row in chunk[:: max(1, len(chunk) // _SAMPLE_ROWS)])
+        plain, rest = self._plain.read(
+            pl.DataFrame([numbers, raw]),
+            # A line break can only stand between the tokens of a plain row.
+            lambda some: "\n".join([chunk[number].raw.replace("\n", " ") for number in some.to_list()]).encode(),
+        )
+        exact = frame_of((chunk[number] for number in rest["line"]), self._layouts).with_columns(rest["line"])
+        frame = plain if not rest.height else pl.concat([plain, exact]).sort("line")
+        return frame.with_columns(line=pl.Series([row.line for row in chunk], dtype=pl.Int64))
+
+
 def _texts(lines: list[bytes]) -> pl.Series:
     """Return lines as texts, null where they are no UTF-8."""
     try:
@@ -255,7 +281,9 @@ def _text(line: bytes) -> str | None:
         return None
 
 
-def _chunks(rows: Iterable[ReadRow], layouts: Layouts, chunk_rows: int, chunk_bytes: int) -> Iterator[pl.DataFrame]:
+def _chunks(
+    rows: Iterable[ReadRow], frame: Callable[[list[ReadRow]], pl.DataFrame], chunk_rows: int, chunk_bytes: int
+) -> Iterator[pl.DataFrame]:
     """Yield frames of rows that were read one by one."""
     chunk: list[ReadRow] = []
     size = 0
@@ -263,10 +291,10 @@ def _chunks(rows: Iterable[ReadRow], layouts: Layouts, chunk_rows: int, chunk_by
         chunk.append(row)
         size += len(row.raw)
         if len(chunk) >= chunk_rows or size >= chunk_bytes:
-            yield frame_of(chunk, layouts)
+            yield frame(chunk)
             chunk, size = [], 0
     if chunk:
-        yield frame_of(chunk, layouts)
+        yield frame(chunk)
 
 
 def _ended(rows: Iterable[ReadRow], blocks: Blocks) -> Iterator[ReadRow]:

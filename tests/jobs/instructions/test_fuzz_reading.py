@@ -142,7 +142,9 @@ def test_damaged_files_are_read_and_accounted_for(monkeypatch: pytest.MonkeyPatc
             check_rows(rows, name)
             with monkeypatch.context() as exactly:
                 exactly.setattr(PlainRows, "learn", lambda *_: None)
-                assert read(name, content, chunk_rows=3).equals(rows)
+                # Of a broken row group of Parquet as many rows are read as whole batches come before the damage.
+                sizes = {} if "parquet" in name else {"chunk_rows": 3}
+                assert read(name, content, **sizes).equals(rows)
         except BaseException as error:
             raise AssertionError(f"{name} with NIGHTSHIFT_FUZZ_SEED={seed}") from error
         tried.add(name)
