@@ -1,4 +1,11 @@
-"""Writes what an operator needs to follow a run: counts, quarantine, duplicates, fixes and the verdict."""
+"""Writes what an operator needs to follow a run: counts, quarantine, rows set aside, fixes and the verdict.
+
+* ``quarantine.jsonl``: every refused row: source file, line, all reasons, rules' version, its exact text. To put a row
+  right, edit ``raw`` in a copy (`llmjobs.instructions.corrections`); ``raw_before`` tells which row it was.
+* ``set_aside.parquet``: every duplicate and every row that a budget or a mix had no room for, whole, with the row that
+  stays in its place
+* ``fixes.jsonl``: every repaired part, before and after; ``verdict.json``: what Great Expectations says
+"""
 
 from __future__ import annotations
 
@@ -9,133 +16,203 @@ from typing import Any
 
 import polars as pl
 
-from llmjobs.contracts.instructions import DataContract, PrepareConfig
-from llmjobs.instructions.accounts import Accounts
-from llmjobs.instructions.examination import RULES
+from llmjobs.contracts.instructions import FLAGS, PII_FLAGS, DataContract, PrepareConfig
+from llmjobs.instructions.diff import Diff
+from llmjobs.instructions.ends import COUNTS, Accounts
 from llmjobs.instructions.expectations import Breach, Verdict
+from llmjobs.instructions.published import parquet_writer
 from llmjobs.instructions.rules import RULES_VERSION
 
-_DETAILS = {
+DETAILS = {
     "unreadable": "read_problem",
     "wrong_shape": "shape_problem",
     "duplicate_keys": "repeated_keys",
     "invalid_json_answer": "json_problem",
 }
+"""Flag -> the column of a refused row that says more."""
+
+_SET_ASIDE = ("row_id", "messages", "tools", "source", "source_file", "source_line")
+_OLDEST = pl.CompatLevel.oldest()
 
 
-def figures(accounts: Accounts, verdict: Verdict, config: PrepareConfig, dataset_version: str) -> dict[str, Any]:
+def figures(accounts: Accounts, verdict: Verdict, diff: Diff, config: PrepareConfig) -> dict[str, Any]:
     """Return the figures of a run, all of them: the metrics of its audit's manifest."""
-    published = accounts.table.filter("published")
-    severities = config.contract.rules.model_dump()
-    warned = [pl.col(rule) for rule in RULES if severities[rule] == "warn"]
-    fixed = set(accounts.fixes["row"]) & set(published["row"])
+    contract = config.contract
+    severities = contract.severities()
+    published = pl.col("end") == "published"
+    read = accounts.read
+    warned = [pl.col(flag) for flag in FLAGS if severities[flag] == "warn"]
+    masked = [pl.col(flag) for flag in PII_FLAGS if severities[flag] == "mask"]
+    fixed = accounts.part.table("fixes")["row"].unique()
     found = {
         **accounts.counts,
-        "fixed": len(fixed),
-        "warned": published.filter(pl.any_horizontal(warned)).height if warned else 0,
-        "reasons": reasons(accounts.table, config.contract),
-        "rules": {rule: int(accounts.table[rule].sum()) for rule in RULES},
-        "files": _files(accounts.table),
-        "accepted": verdict.accepted,
-        "dataset_version": dataset_version if verdict.accepted else "",
+        "fixed": read.with_row_index("row").filter(published & pl.col("row").is_in(fixed.implode())).height,
+        "warned": read.filter(published & pl.any_horizontal(warned)).height if warned else 0,
+        "masked": read.filter(published & pl.any_horizontal(masked)).height if masked else 0,
+        "reasons": reasons(read, contract),
+        "flags": {flag: int(read[flag].sum()) for flag in FLAGS},
+        "files": files(accounts),
+        "decision": verdict.decision,
+        "added_rows": diff.changes.added + diff.changes.changed,
+        "removed_rows": diff.changes.removed + diff.changes.changed,
+        "shifts": {shift.kind: round(shift.value, 6) for shift in diff.shifts},
     }
     return {**found, "sentence": sentence(verdict.breaches, found, config)}
 
 
-def reasons(table: pl.DataFrame, contract: DataContract) -> dict[str, int]:
-    """Return rule -> quarantined rows that broke it, the most frequent first; a row can break several."""
-    refusing = _refusing(contract)
-    counts = {rule: int(table[rule].sum()) for rule in refusing}
+def reasons(read: pl.DataFrame, contract: DataContract) -> dict[str, int]:
+    """Return flag -> quarantined rows that have it, the most frequent first; a row can have several."""
+    refused = read.filter(pl.col("end") == "quarantined")
+    counts = {flag: int(refused[flag].sum()) for flag in refusing(contract)}
     return dict(sorted(((r, n) for r, n in counts.items() if n), key=lambda item: (-item[1], item[0])))
 
 
+def refusing(contract: DataContract) -> list[str]:
+    """Return the flags that put a row aside."""
+    return [flag for flag, severity in contract.severities().items() if severity in {"quarantine", "fail"}]
+
+
+def files(accounts: Accounts) -> list[dict[str, Any]]:
+    """Return where the rows of each file went."""
+    counted = accounts.read.group_by("file").agg(
+        pl.len().alias("rows"), *((pl.col("end") == end).sum().alias(name) for end, name in COUNTS.items())
+    )
+    rows = {row.pop("file"): row for row in counted.to_dicts()}
+    none = dict.fromkeys(("rows", *COUNTS.values()), 0)
+    return [{"source_file": label, **rows.get(number, none)} for number, label in enumerate(accounts.part.files)]
+
+
 def sentence(breaches: list[Breach], found: dict[str, Any], config: PrepareConfig) -> str:
-    """Return why a dataset is refused: what broke, by how much, the frequent reasons, what to change; or nothing."""
+    """Return why a dataset is refused or a person asked: what broke, by how much, what to change; or nothing."""
     if not breaches:
         return ""
+    level = breaches[0].level
+    broken = "; ".join(breach_sentence(breach, found) for breach in breaches if breach.level == level)
     frequent = ", ".join(f"{rule} {count}" for rule, count in list(found["reasons"].items())[:3]) or "none"
-    broken = "; ".join(_breach(breach, found["rows_in"], config.contract) for breach in breaches)
-    return (
-        f"dataset {config.name!r} is refused and its last version stays: {broken} (most frequent reasons: {frequent})"
-    )
+    ending = "is refused and its last version stays" if level == "fail" else "waits for a person"
+    return f"dataset {config.name!r} {ending}: {broken} (most frequent reasons: {frequent})"
+
+
+def breach_sentence(breach: Breach, found: dict[str, Any]) -> str:
+    """Return one broken limit as part of a sentence: what was found, what is allowed, what to change."""
+    section, _, name = breach.limit.partition(".")
+    rows = found["rows_in"]
+    if name.endswith("quarantined_share"):
+        return (
+            f"{breach.found:g} of {rows} rows ({breach.found / rows:.2%}) are quarantined and {breach.limit} allows "
+            f"{breach.allowed:.2%} ({int(breach.allowed * rows)} rows), so repair them, set their rule to warn or "
+            "raise the budget"
+        )
+    if name.endswith("lost_share"):
+        return (
+            f"{breach.found:.2%} of the last version's rows are lost and {breach.limit} allows {breach.allowed:.2%}: "
+            "look for a missing file or raise the budget"
+        )
+    if name == "min_rows":
+        return (
+            f"{breach.found:g} rows could be published and budgets.min_rows asks for {breach.allowed:g}, so add rows "
+            "or lower the budget"
+        )
+    if section == "drift":
+        kind = name.partition(".")[0]
+        return (
+            f"{kind} moved by {breach.found:.3f} and {breach.limit} allows {breach.allowed:g}, so look at the report's "
+            "comparison, then raise the limit or mend the source"
+        )
+    return f"{breach.found:g} rows break {breach.limit}, which is set to fail, so repair them or set it to quarantine"
 
 
 def write_audit(folder: Path, accounts: Accounts, verdict: Verdict, contract: DataContract) -> None:
-    """Write the audit's files but the report: ``quarantine``, ``duplicates`` and ``fixes.jsonl``, ``verdict.json``."""
+    """Write the audit's files but the report."""
     _write_lines(folder / "quarantine.jsonl", quarantined_rows(accounts, contract))
-    _write_lines(folder / "duplicates.jsonl", dropped_rows(accounts))
     _write_lines(folder / "fixes.jsonl", repaired_parts(accounts))
+    write_set_aside(folder / "set_aside.parquet", accounts)
     text = json.dumps(verdict.record, ensure_ascii=False, indent=1)
     (folder / "verdict.json").write_text(text + "\n", encoding="utf-8")
 
 
 def quarantined_rows(accounts: Accounts, contract: DataContract) -> Iterator[dict[str, Any]]:
-    """Yield every quarantined row: where it is from, all reasons, and its exact text."""
-    refusing = _refusing(contract)
-    for row in accounts.table.filter("quarantined").iter_rows(named=True):
-        broken = [{"rule": rule, "detail": row.get(_DETAILS.get(rule, ""))} for rule in refusing if row[rule]]
+    """Yield every quarantined row, in reading order: where it is from, all reasons, and its exact text.
+
+    Of a row that only the run as a whole refused (a leak) the text is that of its messages; of one that was taken down
+    there is none.
+    """
+    flags = refusing(contract)
+    late = dict(accounts.leaks.iter_rows())
+    for row in _refused(accounts).iter_rows(named=True):
+        details = {**{flag: row[column] for flag, column in DETAILS.items()}, "leak": late.get(row["row"])}
+        broken = [{"rule": flag, "detail": details.get(flag)} for flag in flags if row[flag]]
+        raw = None if row["taken_down"] else row["raw"]
         yield {
             "row": row["row"],
-            "source_file": row["source_file"],
+            "source_file": accounts.part.files[row["file"]],
             "source_line": row["source_line"],
             "reasons": [{key: value for key, value in reason.items() if value} for reason in broken],
             "rules_version": RULES_VERSION,
-            "raw": row["raw"],
+            "raw": raw,
+            "raw_before": raw,
         }
 
 
-def dropped_rows(accounts: Accounts) -> Iterator[dict[str, Any]]:
-    """Yield every dropped duplicate with the place of the row that stays."""
-    places = accounts.table.select("row", "source_file", "source_line")
-    joined = accounts.duplicates.join(places, left_on="kept_row", right_on="row", how="left", suffix="_kept")
-    for row in joined.sort("row").iter_rows(named=True):
-        yield {
-            "row": row["row"],
-            "source_file": row["source_file"],
-            "source_line": row["source_line"],
-            "kept": {
-                "row": row["kept_row"],
-                "source_file": row["source_file_kept"],
-                "source_line": row["source_line_kept"],
-            },
-            "row_id": row["row_id"],
-            "messages": row["messages"],
-        }
+def _refused(accounts: Accounts) -> pl.DataFrame:
+    read = accounts.read.with_row_index("row").filter(pl.col("end") == "quarantined")
+    texts = accounts.part.table("refused").cast({"row": pl.UInt32})
+    table = read.join(texts, on="row", how="left", maintain_order="left")
+    late = table.filter(pl.col("leak") | pl.col("taken_down"))["row"]
+    if late.is_empty():
+        return table
+    raws = [(row["row"], as_raw(row)) for row in rows_by_number(accounts, late).iter_rows(named=True)]
+    found = pl.DataFrame(raws, schema={"row": pl.UInt32, "late_raw": pl.String}, orient="row")
+    joined = table.join(found, on="row", how="left", maintain_order="left")
+    return joined.with_columns(raw=pl.coalesce("raw", "late_raw")).drop("late_raw")
+
+
+def as_raw(row: dict[str, Any]) -> str:
+    """Return a row that was read well as the text of a messages row, which the reader takes again."""
+    value: dict[str, Any] = {"messages": row["messages"]}
+    for message in value["messages"]:
+        calls = message.pop("tool_calls", None)
+        if calls:
+            message["tool_calls"] = json.loads(calls)
+    if row["tools"]:
+        value["tools"] = json.loads(row["tools"])
+    return json.dumps(value, ensure_ascii=False)
+
+
+def rows_by_number(accounts: Accounts, numbers: pl.Series) -> pl.DataFrame:
+    """Return some of the rows that no rule refused, with `parts.ROW_COLUMNS`."""
+    there = accounts.good.filter(pl.col("row").is_in(numbers.cast(pl.UInt32).implode()))
+    found = [
+        accounts.part.chunk_rows(int(str(chunk))).filter(pl.col("row").is_in(table["row"].implode()))
+        for (chunk,), table in there.group_by("chunk")
+    ]
+    return pl.concat(found).sort("row") if found else accounts.part.chunk_rows(0).clear()
+
+
+def write_set_aside(path: Path, accounts: Accounts) -> None:
+    """Write every row that is a duplicate or was left out, sorted by ``row_id``, with what stays in its place."""
+    names = pl.DataFrame({"kept_file": accounts.part.files}, schema={"kept_file": pl.String}).with_row_index("file")
+    places = accounts.read.select("file", kept_line="source_line").with_row_index("kept_row").join(names, on="file")
+    kept = accounts.repeats.join(places.drop("file"), on="kept_row", how="left").rename({"dataset": "kept_in_dataset"})
+    gone = accounts.good.filter(pl.col("end").is_in(["duplicate", "left_out"])).select("row", "chunk", "end")
+    whole = gone.join(kept, on="row", how="left")
+    writer = None
+    for (chunk,), table in sorted(whole.group_by("chunk"), key=lambda item: int(str(item[0][0]))):
+        rows = accounts.part.chunk_rows(int(str(chunk))).select("row", *_SET_ASIDE).join(table.drop("chunk"), on="row")
+        rows = rows.with_columns(pl.col("row_id").bin.encode("hex"), pl.col("end").cast(pl.String)).sort("row_id")
+        arrow = rows.drop("row").cast({"source": pl.String}).to_arrow(compat_level=_OLDEST)
+        writer = writer or parquet_writer(path, arrow.schema)
+        writer.write_table(arrow)
+    if writer is not None:
+        writer.close()
 
 
 def repaired_parts(accounts: Accounts) -> Iterator[dict[str, Any]]:
-    """Yield every repaired part with its text before and after."""
-    places = accounts.table.select("row", "source_file", "source_line")
-    yield from accounts.fixes.join(places, on="row", how="left", maintain_order="left").iter_rows(named=True)
-
-
-def _refusing(contract: DataContract) -> list[str]:
-    return [rule for rule in RULES if getattr(contract.rules, rule) in {"quarantine", "fail"}]
-
-
-def _files(table: pl.DataFrame) -> list[dict[str, Any]]:
-    ends = ("published", "quarantined", "duplicate")
-    counted = table.group_by("source_file").agg(pl.len().alias("rows"), *(pl.col(end).sum() for end in ends))
-    return counted.sort("source_file").to_dicts()
-
-
-def _breach(breach: Breach, rows_in: int, contract: DataContract) -> str:
-    budgets = contract.budgets
-    if breach.limit == "max_quarantined_share":
-        allowed = f"{budgets.max_quarantined_share:.2%} ({int(budgets.max_quarantined_share * rows_in)} rows)"
-        return (
-            f"{breach.found} of {rows_in} rows ({breach.found / rows_in:.2%}) are quarantined and "
-            f"budgets.max_quarantined_share allows {allowed}, so repair these rows, set their rule to warn, "
-            "or raise the budget"
-        )
-    if breach.limit == "min_rows":
-        return (
-            f"{breach.found} rows could be published and budgets.min_rows asks for {budgets.min_rows}, so add rows "
-            "or lower the budget"
-        )
-    return (
-        f"{breach.found} rows break rules.{breach.limit}, which is set to fail, so repair them or set it to quarantine"
-    )
+    """Yield every repaired part with its text before and after, in reading order."""
+    places = accounts.read.select("file", "source_line").with_row_index("row")
+    fixes = accounts.part.table("fixes").cast({"row": pl.UInt32})
+    for fix in fixes.join(places, on="row", how="left", maintain_order="left").iter_rows(named=True):
+        yield {**fix, "source_file": accounts.part.files[fix.pop("file")]}
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:

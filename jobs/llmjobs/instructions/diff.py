@@ -21,8 +21,8 @@ from llmjobs.instructions.distributions import (
     kolmogorov_smirnov,
     quantiles,
 )
+from llmjobs.instructions.published import SIDES
 from llmjobs.instructions.shown_texts import Mask, house_mask, shown
-from llmjobs.instructions.splits import SIDES
 
 Kind = Literal["length", "language", "topic", "source", "label"]
 KINDS: tuple[Kind, ...] = ("length", "language", "topic", "source", "label")

@@ -1,8 +1,9 @@
-"""Compiles a contract to a Great Expectations suite, and lets its checkpoint decide.
+"""Compiles a contract to Great Expectations suites, and lets its checkpoint decide.
 
-The suite looks at one table with a row for each row read and a boolean column for each rule, plus ``quarantined`` and
-``published``. Flags are computed once, in polars, for Great Expectations cuts its lists of rows at 20 on SQL engines
-and needs ten times the time on text (1.24.1). The expectations of severity ``critical`` decide, the others are on
+One suite looks at a table with a row for each row read and a boolean column for each flag; the other at one row of
+figures of the run as a whole: rows published, rows lost, drift. Flags are computed once, in polars, for Great
+Expectations cuts its lists of rows at 20 on SQL engines and needs ten times the time on text (1.24.1). What a failed
+expectation leads to stands in its meta data: ``fail`` refuses the dataset, ``ask`` asks a person, the others are on
 record.
 """
 
@@ -11,15 +12,22 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
-from llmjobs.contracts.instructions import DataContract
-from llmjobs.instructions.examination import RULES
+from llmjobs.contracts.instructions import FLAGS, DataContract
 
-_SEVERITY = {"fail": "critical", "quarantine": "warning", "warn": "warning", "fix": "info"}
+_SEVERITY = {"fail": "critical", "quarantine": "warning", "warn": "warning", "drop_field": "info", "fix": "info"} | {
+    "mask": "info"
+}
+_LEVELS = {"fail": "critical", "ask": "warning"}
+
+FIGURES = ("published", "lost_share", "length", "language", "topic", "source", "label")
+"""Columns of the table of figures: rows, share of rows lost since the last version, and the statistics of drift
+(null where there is nothing to compare with)."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,16 @@ class Breach:
     """One broken limit of the contract.
 
     Attributes:
-        limit: ``max_quarantined_share``, ``min_rows``, or the name of a rule of severity ``fail``.
-        found: Rows counted: quarantined, published, or breaking the rule.
+        limit: ``budgets.max_quarantined_share``, ``drift.length.warn``, ``rules.refusal``, ...
+        found: What was found: rows, or a number from 0 to 1.
+        allowed: What the contract allows.
+        level: ``fail``: nothing is published; ``ask``: a person decides.
     """
 
     limit: str
-    found: int
+    found: float
+    allowed: float
+    level: Literal["fail", "ask"]
 
 
 @dataclass(frozen=True)
@@ -40,85 +52,147 @@ class Verdict:
     """What Great Expectations says.
 
     Attributes:
-        accepted: No critical expectation failed.
-        breaches: Those that did.
-        record: The checkpoint's result as JSON, without run ids and times: the same rows give the same record.
+        decision: ``accepted``, ``ask`` or ``refused``.
+        breaches: The broken limits that led to it, those that refuse first.
+        record: The checkpoint's results as JSON, without run ids and times: the same rows give the same record.
     """
 
-    accepted: bool
+    decision: Literal["accepted", "ask", "refused"]
     breaches: list[Breach]
     record: dict[str, Any]
 
 
-def judge(table: pl.DataFrame, contract: DataContract, name: str) -> Verdict:
-    """Run the contract's suite over the flags.
+def judge(table: pl.DataFrame, figures: dict[str, float | None], contract: DataContract, name: str) -> Verdict:
+    """Run the contract's suites.
 
     Args:
-        table: Boolean columns: every rule, ``quarantined``, ``published``; one row per row read.
+        table: Boolean columns: `FLAGS` and ``quarantined``; one row per row read.
+        figures: `FIGURES`; null is compared with nothing.
         contract: Where severities and budgets are from.
         name: The dataset's name, which the record shows.
     """
     gx = _great_expectations()
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    asset = context.data_sources.add_pandas("rows").add_dataframe_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe("all")
-    suite = context.suites.add(gx.ExpectationSuite(name, expectations=_expectations(gx, contract)))
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
-    checkpoint = context.checkpoints.add(
-        gx.Checkpoint(name=name, validation_definitions=[definition], result_format="SUMMARY")
-    )
-    columns = [*RULES, "quarantined", "published"]
-    result = checkpoint.run(batch_parameters={"dataframe": table.select(columns).to_pandas()})
-    record = _record(next(iter(result.run_results.values())).to_json_dict())
+    context.data_sources.add_pandas("prepared")
+    numbers = pl.DataFrame([{key: None if value is None else float(value) for key, value in figures.items()}])
+    tables = {"rows": table.select(*FLAGS, "quarantined"), "figures": numbers.cast(pl.Float64)}
+    suites = {"rows": _of_rows(gx, contract), "figures": _of_figures(gx, contract)}
+    results = [_validated(gx, context, f"{name}.{kind}", tables[kind], suites[kind]) for kind in ("rows", "figures")]
+    record = _record(results)
     breaches = [breach for outcome in record["results"] if (breach := _breach(outcome))]
-    return Verdict(accepted=not breaches, breaches=breaches, record=record)
+    breaches.sort(key=lambda breach: breach.level != "fail")
+    failed, asked = (any(breach.level == level for breach in breaches) for level in ("fail", "ask"))
+    return Verdict("refused" if failed else "ask" if asked else "accepted", breaches, record)
 
 
-def _expectations(gx: Any, contract: DataContract) -> list[Any]:
-    in_set, total = gx.expectations.ExpectColumnValuesToBeInSet, gx.expectations.ExpectColumnSumToBeBetween
-    severities = contract.rules.model_dump()
-    rules = [
-        in_set(column=rule, value_set=[False], severity=_SEVERITY[severity], meta={"limit": rule, "severity": severity})
-        for rule, severity in severities.items()
+def _validated(gx: Any, context: Any, name: str, table: pl.DataFrame, expectations: list[Any]) -> Any:
+    """Return the checkpoint's result for one table."""
+    source = context.data_sources.get("prepared")
+    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
+    suite = context.suites.add(gx.ExpectationSuite(name, expectations=expectations))
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+    checkpoint = gx.Checkpoint(name=name, validation_definitions=[definition], result_format="SUMMARY")
+    result = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table.to_pandas()})
+    return next(iter(result.run_results.values())).to_json_dict()
+
+
+def _of_rows(gx: Any, contract: DataContract) -> list[Any]:
+    in_set = gx.expectations.ExpectColumnValuesToBeInSet
+    flags = [
+        in_set(
+            column=flag,
+            value_set=[False],
+            severity=_SEVERITY[severity],
+            meta={
+                "limit": _flag_limit(flag),
+                "severity": severity,
+                "level": "fail" if severity == "fail" else "",
+                "allowed": 0,
+            },
+        )
+        for flag, severity in contract.severities().items()
         if severity != "off"
     ]
+    return flags + [
+        # Rounded, or 1 - 0.07 is less strict than 0.93 and 1 - 0.43 stricter than 0.57.
+        in_set(
+            column="quarantined",
+            value_set=[False],
+            mostly=round(1 - share, 9),
+            severity=_LEVELS[level],
+            meta={"limit": f"budgets.{limit}", "level": level, "allowed": share},
+        )
+        for limit, share, level in _shares(contract)
+    ]
+
+
+def _flag_limit(flag: str) -> str:
+    if flag in {"leak", "taken_down"}:
+        return {"leak": "leaks.severity", "taken_down": "taken_down"}[flag]
+    return f"pii.{flag.removeprefix('pii_')}" if flag.startswith("pii_") else f"rules.{flag}"
+
+
+def _shares(contract: DataContract) -> Iterable[tuple[str, float, str]]:
     budgets = contract.budgets
-    # Rounded, or 1 - 0.07 is less strict than 0.93 and 1 - 0.43 stricter than 0.57.
-    good_share = round(1 - budgets.max_quarantined_share, 9)
-    quarantined = in_set(
-        column="quarantined",
-        value_set=[False],
-        mostly=good_share,
+    yield "max_quarantined_share", budgets.max_quarantined_share, "fail"
+    if budgets.warn_quarantined_share is not None:
+        yield "warn_quarantined_share", budgets.warn_quarantined_share, "ask"
+
+
+def _of_figures(gx: Any, contract: DataContract) -> list[Any]:
+    between = gx.expectations.ExpectColumnValuesToBeBetween
+    budgets = contract.budgets
+    limits: list[tuple[str, str, float | None, str]] = [
+        ("lost_share", "budgets.max_lost_share", budgets.max_lost_share, "fail"),
+        ("lost_share", "budgets.warn_lost_share", budgets.warn_lost_share, "ask"),
+    ]
+    for kind, shift in contract.drift:
+        limits += [(kind, f"drift.{kind}.fail", shift.fail, "fail"), (kind, f"drift.{kind}.warn", shift.warn, "ask")]
+    least = between(
+        column="published",
+        min_value=budgets.min_rows,
         severity="critical",
-        meta={"limit": "max_quarantined_share"},
+        meta={"limit": "budgets.min_rows", "level": "fail", "allowed": budgets.min_rows},
     )
-    enough = total(column="published", min_value=budgets.min_rows, severity="critical", meta={"limit": "min_rows"})
-    return [*rules, quarantined, enough]
+    return [least] + [
+        between(
+            column=column,
+            max_value=limit,
+            severity=_LEVELS[level],
+            meta={"limit": name, "level": level, "allowed": limit},
+        )
+        for column, name, limit, level in limits
+        if limit is not None
+    ]
 
 
-def _record(result: dict[str, Any]) -> dict[str, Any]:
-    """Return a validation result without its random ids and its times."""
-    for outcome in result["results"]:
+def _record(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return validation results as one, without their random ids and times."""
+    outcomes = [outcome for result in results for outcome in result["results"]]
+    for outcome in outcomes:
         outcome["expectation_config"].pop("id", None)
+    met = sum(outcome["success"] for outcome in outcomes)
     return {
-        "success": result["success"],
-        "suite_name": result["suite_name"],
-        "statistics": result["statistics"],
-        "results": result["results"],
-        "great_expectations_version": result["meta"]["great_expectations_version"],
+        "success": all(result["success"] for result in results),
+        "suites": [result["suite_name"] for result in results],
+        "statistics": {"evaluated_expectations": len(outcomes), "successful_expectations": met},
+        "results": outcomes,
+        "great_expectations_version": results[0]["meta"]["great_expectations_version"],
     }
 
 
 def _breach(outcome: dict[str, Any]) -> Breach | None:
-    config = outcome["expectation_config"]
-    if outcome["success"] or config["severity"] != "critical":
+    meta = outcome["expectation_config"]["meta"]
+    if outcome["success"] or not meta["level"]:
         return None
-    raised = outcome["exception_info"]
-    if "unexpected_count" not in outcome["result"] and "observed_value" not in outcome["result"]:
-        raise RuntimeError(f"Great Expectations could not compute {config['meta']['limit']}: {raised}")
-    found = outcome["result"].get("unexpected_count", outcome["result"].get("observed_value"))
-    return Breach(limit=config["meta"]["limit"], found=int(found))
+    found = outcome["result"]
+    if "unexpected_count" not in found:
+        raise RuntimeError(f"Great Expectations could not compute {meta['limit']}: {outcome['exception_info']}")
+    value = found["unexpected_count"]
+    if outcome["expectation_config"]["type"] == "expect_column_values_to_be_between":
+        value = found["partial_unexpected_list"][0]
+    return Breach(limit=meta["limit"], found=value, allowed=meta["allowed"], level=meta["level"])
 
 
 def _great_expectations() -> Any:

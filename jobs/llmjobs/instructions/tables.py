@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "tool_calls": pl.String})
 """One turn. ``role`` is system, user, assistant or tool. ``tool_calls`` is null or, of an assistant, canonical JSON:
 ``[{"name": ..., "arguments": {...}}, ...]``; its ``content`` may then be empty."""
 
-READ = {
+READ: dict[str, Any] = {
     "line": pl.Int64,
     "raw": pl.String,
     "read_problem": pl.String,
@@ -39,7 +41,7 @@ r"""One row per row of a file, in the file's order.
 * ``tools``: null or JSON text, as it stands; ``source`` to ``conversation``: null where the row does not say
 """
 
-EXAMINED = {
+EXAMINED: dict[str, Any] = {
     "line": pl.Int64,
     "raw": pl.String,
     "read_problem": pl.String,
@@ -72,7 +74,7 @@ every flag of `PII_FLAGS` (False where it is off or could not look).
 * ``quarantined``: a flag of severity ``quarantine`` or ``fail`` is set
 """
 
-FIXES = {
+FIXES: dict[str, Any] = {
     "row": pl.Int64,
     "rule": pl.String,
     "part": pl.String,
@@ -81,3 +83,8 @@ FIXES = {
 }
 """One row per repaired part: ``row`` is the position in the chunk, from 0. Personal data is masked in both texts; of a
 masking rule ``before`` is the kind and number of what was masked, never the text."""
+
+
+def no_rows() -> pl.DataFrame:
+    """Return `READ` without rows."""
+    return pl.DataFrame(schema=READ)

@@ -23,7 +23,7 @@ from llmjobs.instructions.distributions import (
     kolmogorov_smirnov,
     quantiles,
 )
-from llmjobs.instructions.splits import SIDES
+from llmjobs.instructions.published import SIDES
 
 FAR = 2**126
 """Keys are hashes of 128 bits, negative ones too."""

@@ -1,0 +1,154 @@
+"""Rows that a person put right: read in place of what stands in the source files, this night and every other.
+
+    python -m llmjobs.instructions.corrections --dataset tickets edited-quarantine.jsonl
+
+takes a copy of an audit's ``quarantine.jsonl`` in which ``raw`` was edited, and keeps every edited row in
+``corrections/<dataset>.jsonl`` of the lake. A replay then requeues just the quarantined rows; and each later night, in
+which the source file still holds the broken row, reads the corrected one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from llmjobs.contracts.errors import BadData, JobError
+from llmjobs.contracts.instructions import PrepareConfig
+from llmjobs.instructions import tables
+from llmjobs.instructions.pii import mask_text
+from llmjobs.instructions.reading import read_frames
+from llmjobs.lake import Lake
+
+RULE = "corrected"
+"""What a fix of this kind is recorded under."""
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """What is read in place of which raw text.
+
+    Attributes:
+        by_raw: Raw text as it stands in a file -> raw text as it should be.
+        sha256: Of the list, part of the question that an audit answers; empty without corrections.
+    """
+
+    by_raw: dict[str, str] = field(default_factory=dict)
+    sha256: str = ""
+
+    @classmethod
+    def of(cls, lake: Lake, name: str) -> Corrections:
+        """Return the corrections that the lake holds for a dataset."""
+        entries = _entries(lake, name)
+        text = json.dumps(entries, sort_keys=True)
+        by_raw = {entry["before"]: entry["after"] for entry in entries}
+        return cls(by_raw, hashlib.sha256(text.encode()).hexdigest() if entries else "")
+
+    def applied(self, chunk: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return a chunk of `tables.READ` rows with the corrected ones in it, and what was corrected as fixes."""
+        none = pl.DataFrame(schema=tables.FIXES)
+        if not self.by_raw:
+            return chunk, none
+        wrong = chunk["raw"].is_in(list(self.by_raw)).fill_null(value=False)
+        if not wrong.any():
+            return chunk, none
+        positions = wrong.arg_true().to_list()
+        rows, fixes = [], []
+        for position in positions:
+            old = chunk[position]
+            before, after = old["raw"][0], self.by_raw[old["raw"][0]]
+            rows.append(self._read(after, old, config))
+            fixes.append(
+                {"row": position, "rule": RULE, "part": "row", "before": mask_text(before), "after": mask_text(after)}
+            )
+        numbered = chunk.with_row_index("position").filter(~wrong)
+        mended = pl.concat(rows).with_columns(position=pl.Series(positions, dtype=pl.UInt32)).select(numbered.columns)
+        return pl.concat([numbered, mended]).sort("position").drop("position"), pl.DataFrame(fixes, schema=tables.FIXES)
+
+    def _read(self, raw: str, old: pl.DataFrame, config: PrepareConfig) -> pl.DataFrame:
+        """Return the row that a corrected text is, at the place of the old one; two rows are a broken row."""
+        contract = config.contract
+        frames = list(
+            read_frames(io.BytesIO(raw.encode()), name="row.jsonl", form=contract.format, mapping=contract.mapping)
+        )
+        read = pl.concat(frames) if frames else pl.DataFrame(schema=tables.READ)
+        if read.height != 1:
+            read = old.select(tables.READ).with_columns(
+                raw=pl.lit(raw), read_problem=pl.lit(f"the correction holds {read.height} rows, not one")
+            )
+        place = [pl.lit(old[name][0], dtype=old[name].dtype).alias(name) for name in ("line", "file")]
+        return read.with_columns(*place, pl.col("source", "licence").fill_null(old[0, "source"]))
+
+
+def record(lake: Lake, name: str, edited: Iterable[str], *, who: str) -> int:
+    """Keep the edited rows of a quarantine file, and return how many there are.
+
+    Args:
+        lake: Where the list lies.
+        name: The dataset.
+        edited: Lines of ``quarantine.jsonl``; those whose ``raw`` is as it was are passed over.
+        who: Who edited them.
+
+    Raises:
+        BadData: A line is no line of a quarantine file.
+    """
+    found = _entries(lake, name)
+    known = {entry["before"]: entry for entry in found}
+    count = 0
+    for number, line in enumerate(edited, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            raw, before, place = row["raw"], row["raw_before"], f"{row['source_file']}, line {row['source_line']}"
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadData(f"line {number}: no line of a quarantine file ({type(error).__name__}: {error})") from None
+        if raw == before:
+            continue
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        known[before] = {"before": before, "after": raw, "place": place, "who": who, "at": now}
+        count += 1
+    if count:
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in known.values())
+        lake.write_text(_path(name), lines)
+    return count
+
+
+def _entries(lake: Lake, name: str) -> list[dict[str, str]]:
+    text = lake.read_text(_path(name))
+    return [json.loads(line) for line in (text or "").splitlines()]
+
+
+def _path(name: str) -> str:
+    return f"corrections/{name}.jsonl"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Take the edited quarantine files named on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m llmjobs.instructions.corrections", description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--who", default=getpass.getuser())
+    parser.add_argument("files", nargs="+", type=Path, help="edited copies of quarantine.jsonl")
+    options = parser.parse_args(arguments)
+    try:
+        lake = Lake.from_environment()
+        for path in options.files:
+            count = record(lake, options.dataset, path.read_text(encoding="utf-8").splitlines(), who=options.who)
+            sys.stdout.write(f"{path}: {count} corrected rows kept; a run with replay=last takes them in\n")
+    except (JobError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return int(getattr(error, "exit_code", 1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

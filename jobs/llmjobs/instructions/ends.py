@@ -1,0 +1,301 @@
+"""Takes every row of a run to one of four ends: published, quarantined, a duplicate, or left out by a budget."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from llmjobs.contracts.instructions import PrepareConfig
+from llmjobs.instructions import evaluation, mix, selection
+from llmjobs.instructions.identity import key_of, said
+from llmjobs.instructions.leaks import leaking, refuse_leaks
+from llmjobs.instructions.near import drop_near, near_pairs
+from llmjobs.instructions.parts import Part
+from llmjobs.instructions.sides import assign_sides
+
+COUNTS = {"published": "published", "quarantined": "quarantined", "duplicate": "duplicates", "left_out": "left_out"}
+"""End -> name of the figure that counts it."""
+
+ENDS = pl.Enum(list(COUNTS))
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What this run must agree with.
+
+    Attributes:
+        sides: ``group_key``, ``side`` of the version that is published now, None where nothing is, or where the split
+            has another salt.
+        taken_down: ``row_id`` of rows that must never be published again.
+        elsewhere: Other dataset -> ``said_key`` of its rows.
+        evaluation: Rows of the evaluation sets, `evaluation.SCHEMA`.
+    """
+
+    sides: pl.DataFrame | None = None
+    taken_down: frozenset[str] = frozenset()
+    elsewhere: Mapping[str, pl.Series] = field(default_factory=dict)
+    evaluation: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=evaluation.SCHEMA))
+
+
+@dataclass
+class Accounts:
+    """Where every row went.
+
+    Attributes:
+        part: The rows themselves.
+        read: One line for each row read, by its number: ``file``, ``source_line``, a boolean for each of `FLAGS`,
+            ``quarantined``, ``end``.
+        good: One line for each row that no rule refused, by its number: `parts.GOOD_COLUMNS`, ``end``, ``side``
+            (of published rows), ``rank`` (of ranked train rows).
+        repeats: Dropped rows: ``row``, ``kept_row`` (null: kept elsewhere), ``dataset`` (where), ``similarity``.
+        leaks: Train or validation rows that match: ``row``, ``matches``.
+        mixed: What the mix did with each source; empty without weights.
+        fractions: What each fraction of the train side would keep; empty without scores.
+    """
+
+    part: Part
+    read: pl.DataFrame
+    good: pl.DataFrame
+    repeats: pl.DataFrame
+    leaks: pl.DataFrame
+    mixed: Sequence[mix.Share] = ()
+    fractions: Sequence[Mapping[str, object]] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows in, rows by where they went, and rows by side."""
+        ends = dict(self.read["end"].value_counts().iter_rows())
+        sides = dict(self.good.filter(pl.col("end") == "published")["side"].value_counts().iter_rows())
+        names = {
+            "published": "published",
+            "quarantined": "quarantined",
+            "duplicate": "duplicates",
+            "left_out": "left_out",
+        }
+        found = {"rows_in": self.read.height} | {name: ends.get(end, 0) for end, name in names.items()}
+        return found | {f"{side}_rows": sides.get(side, 0) for side in ("train", "validation", "test")}
+
+
+class _Settling:
+    """The good rows of a run on their way; each step takes some of them to their end."""
+
+    def __init__(self, part: Part, config: PrepareConfig, past: Past) -> None:
+        self.part, self.contract, self.config, self.past = part, config.contract, config, past
+        self.good = part.table("good").with_columns(
+            end=pl.lit("published", dtype=ENDS), side=pl.lit(None, dtype=pl.String), rank=pl.lit(None, dtype=pl.UInt32)
+        )
+        self.repeats: list[pl.DataFrame] = []
+        self.pairs: pl.DataFrame | None = None
+        self.taken_down = pl.Series("row", [], dtype=pl.UInt32)
+        self.leaks = pl.DataFrame(schema={"row": pl.UInt32, "matches": pl.String})
+
+    @property
+    def alive(self) -> pl.DataFrame:
+        return self.good.filter(pl.col("end") == "published")
+
+    def settle(self, rows: pl.Series, end: str) -> None:
+        """Take rows, by their numbers, to an end."""
+        there = pl.col("row").is_in(rows.cast(pl.UInt32).implode())
+        self.good = self.good.with_columns(end=pl.when(there).then(pl.lit(end, dtype=ENDS)).otherwise(pl.col("end")))
+
+    def take_down(self) -> None:
+        keys = key_of(pl.Series(sorted(self.past.taken_down), dtype=pl.String))
+        self.taken_down = self.good.filter(pl.col("row_key").is_in(keys.implode()))["row"]
+        self.settle(self.taken_down, "quarantined")
+
+    def drop_equal(self) -> None:
+        """Drop rows that say the same; of these the smallest ``row_id`` stays, of identical rows the first."""
+        if not self.contract.dedupe.exact:
+            return
+        repeated = self.alive.filter(pl.col("said_key").is_duplicated())
+        kept = pl.col("row").sort_by(*_by_id(), "row").first().over("said_key")
+        table = repeated.with_columns(kept_row=kept).filter(pl.col("row") != pl.col("kept_row"))
+        self._drop(table.select("row", "kept_row", similarity=pl.lit(1.0)))
+
+    def drop_elsewhere(self) -> None:
+        for name, keys in self.past.elsewhere.items():
+            table = self.alive.filter(pl.col("said_key").is_in(keys.implode()))
+            self._drop(table.select("row", dataset=pl.lit(name), similarity=pl.lit(1.0)))
+
+    def find_near(self) -> None:
+        """Find the rows that are nearly the same, those of the evaluation sets among them."""
+        wanted = [self.contract.dedupe.near_threshold]
+        wanted += [self.contract.leaks.near_threshold] if self.contract.leaks.severity != "off" else []
+        thresholds = [threshold for threshold in wanted if threshold is not None]
+        if thresholds:
+            texts = _Texts(self.part, self.alive, self.past.evaluation)
+            order = self._preferred()
+            self.pairs = near_pairs(texts.batches(), texts.fetch, threshold=min(thresholds), preference=order)
+            logger.info("%d pairs of rows are nearly the same", self.pairs.height)
+
+    def drop_nearly_equal(self) -> None:
+        """Drop rows that are nearly one that stays: the longest answer is preferred, then the smallest ``row_id``."""
+        threshold = self.contract.dedupe.near_threshold
+        if threshold is None or self.pairs is None:
+            return
+        pairs = self.pairs.filter(pl.col("similarity") >= threshold)
+        ways = (("row", "other"), ("other", "row"))
+        both = pl.concat([pairs.select(row=one, kept_row=other, similarity="similarity") for one, other in ways])
+        table = drop_near(pairs, self._preferred()).join(both, on=["row", "kept_row"], how="left")
+        # Rows with the same shingles are paired through one of them only.
+        self._drop(table.with_columns(pl.col("similarity").fill_null(1.0)))
+
+    def _preferred(self) -> pl.DataFrame:
+        """Return ``row`` and ``rank`` of the rows that are alive: the longest answer first, then the smallest id."""
+        order = self.alive.sort(-pl.col("answer_characters").cast(pl.Int64), *_by_id(), "row")
+        return order.select("row").with_row_index("rank")
+
+    def take_sides(self) -> None:
+        """Give each row its side; near-duplicates that go take part, so that what replaces a row inherits its side."""
+        rows = self.good.filter(pl.col("end") != "quarantined").select("row", "group_key")
+        sides = assign_sides(rows, self.contract.split, known=self.past.sides, pairs=self.pairs)
+        self._add("side", rows["row"], sides.cast(pl.String))
+
+    def refuse_leaking(self) -> None:
+        leaks = self.contract.leaks
+        if leaks.severity == "off":
+            return
+        sets, threshold = self.past.evaluation.drop("text"), leaks.near_threshold
+        self.leaks = leaking(self.alive, self.pairs, sets=sets, near_threshold=threshold)
+        if leaks.severity != "warn":
+            self.settle(self.leaks["row"], "quarantined")
+            refuse_leaks(self.alive, self.pairs, sets=sets, near_threshold=threshold)
+
+    def choose(self) -> tuple[Sequence[mix.Share], Sequence[Mapping[str, object]]]:
+        """Rank the train rows, and leave out those that a mix or a budget has no room for."""
+        quality = self.contract.quality
+        fractions: Sequence[Mapping[str, object]] = ()
+        if quality.score:
+            train = self._train()
+            train = train.with_columns(selection.clusters(train), pl.col("language", "topic").cast(pl.String))
+            train = train.with_columns(selection.rank(train, diversity=quality.diversity))
+            self._add("rank", train["row"], train["rank"])
+            fractions = selection.fractions(train)
+        shares: Sequence[mix.Share] = ()
+        if any(source.weight for source in self.config.inputs):
+            shares = mix.shares(self._train(), self.config.inputs)
+            train = self._train()
+            self.settle(train.filter(mix.left_out(train, self.config.inputs))["row"], "left_out")
+            train = self._train()
+            if quality.score:
+                self._add("rank", train["row"], mix.interleaved(train))
+        if quality.budget is not None:
+            train = self._train().with_columns(pl.col("language").cast(pl.String))
+            self.settle(train.filter(~selection.within_budget(train, quality.budget))["row"], "left_out")
+        return shares, fractions
+
+    def accounts(self, shares: Sequence[mix.Share], fractions: Sequence[Mapping[str, object]]) -> Accounts:
+        read = self.part.table("read").with_row_index("row")
+        ended = read.join(self.good.select("row", "end"), on="row", how="left", maintain_order="left")
+        read = ended.with_columns(
+            end=pl.col("end").fill_null(pl.lit("quarantined", dtype=ENDS)),
+            leak=pl.col("row").is_in(self.leaks["row"].cast(pl.UInt32).implode()),
+            taken_down=pl.col("row").is_in(self.taken_down.implode()),
+        )
+        good = self.good.with_columns(
+            side=pl.when(pl.col("end") == "published").then(pl.col("side")),
+            rank=pl.when(pl.col("end") == "published").then(pl.col("rank")),
+        )
+        read = read.drop("row").with_columns(quarantined=pl.col("end") == "quarantined")
+        repeats = pl.concat([pl.DataFrame(schema=_REPEATS), *self.repeats]).sort("row")
+        return Accounts(self.part, read, good, repeats, self.leaks, shares, fractions)
+
+    def _drop(self, table: pl.DataFrame) -> None:
+        columns = [
+            (pl.col(name) if name in table.columns else pl.lit(None)).cast(kind).alias(name)
+            for name, kind in _REPEATS.items()
+        ]
+        self.repeats.append(table.select(columns))
+        self.settle(table["row"], "duplicate")
+
+    def _train(self) -> pl.DataFrame:
+        return self.alive.filter(pl.col("side") == "train")
+
+    def _add(self, column: str, rows: pl.Series, values: pl.Series) -> None:
+        """Set a column for some rows; the others keep what they have."""
+        table = pl.DataFrame({"row": rows, "value": values})
+        joined = self.good.join(table, on="row", how="left", maintain_order="left")
+        self.good = joined.with_columns(pl.coalesce("value", column).alias(column)).drop("value")
+
+
+_REPEATS = {"row": pl.UInt32, "kept_row": pl.UInt32, "dataset": pl.String, "similarity": pl.Float64}
+
+
+def account_for(part: Part, config: PrepareConfig, past: Past) -> Accounts:
+    """Take the rows of a part to their ends.
+
+    Raises:
+        RuntimeError: A row has no end, or a prompt is on two sides: an error of this program, so nothing may be
+            published.
+    """
+    settling = _Settling(part, config, past)
+    settling.take_down()
+    settling.drop_equal()
+    settling.drop_elsewhere()
+    settling.find_near()
+    settling.drop_nearly_equal()
+    settling.take_sides()
+    settling.refuse_leaking()
+    accounts = settling.accounts(*settling.choose())
+    refuse_lost_rows(accounts)
+    return accounts
+
+
+def refuse_lost_rows(accounts: Accounts) -> None:
+    """Return when rows in = published + quarantined + duplicates + left out, and each published row has a side.
+
+    Raises:
+        RuntimeError: They are not.
+    """
+    counts = accounts.counts
+    ends = sum(counts[end] for end in ("published", "quarantined", "duplicates", "left_out"))
+    sides = sum(counts[f"{side}_rows"] for side in ("train", "validation", "test"))
+    nowhere = accounts.read["end"].null_count()
+    if nowhere or ends != accounts.part.rows or sides != counts["published"]:
+        raise RuntimeError(
+            f"of {accounts.part.rows} rows {nowhere} have no end, {ends} are accounted for, and {sides} of "
+            f"{counts['published']} published ones have a side; nothing is published"
+        )
+
+
+class _Texts:
+    """What rows say, read from the part again whenever it is asked for: texts of a million rows are half a GB."""
+
+    def __init__(self, part: Part, rows: pl.DataFrame, outside: pl.DataFrame) -> None:
+        self._part = part
+        self._chunks = rows.select("row", "chunk")
+        self._outside = outside
+
+    def batches(self) -> Iterator[tuple[np.ndarray, Sequence[str]]]:
+        """Yield row numbers and texts, chunk by chunk; the rows from outside first."""
+        if self._outside.height:
+            yield self._outside["row"].to_numpy(), self._outside["text"].to_list()
+        for chunk in self._chunks["chunk"].unique().sort():
+            rows, texts = self._of(chunk, self._chunks.filter(pl.col("chunk") == chunk)["row"])
+            yield rows.cast(pl.Int64).to_numpy(), texts.to_list()
+
+    def fetch(self, numbers: np.ndarray) -> dict[int, str]:
+        """Return the texts of some rows by their numbers."""
+        wanted = pl.Series("row", numbers, dtype=pl.Int64)
+        outside = self._outside.filter(pl.col("row").is_in(wanted.implode()))
+        found = dict(outside.select("row", "text").iter_rows())
+        inside = self._chunks.filter(pl.col("row").cast(pl.Int64).is_in(wanted.implode()))
+        for (chunk,), table in inside.group_by("chunk"):
+            rows, texts = self._of(int(str(chunk)), table["row"])
+            found |= dict(zip(rows.to_list(), texts.to_list(), strict=True))
+        return found
+
+    def _of(self, chunk: int, rows: pl.Series) -> tuple[pl.Series, pl.Series]:
+        table = self._part.chunk_rows(chunk).filter(pl.col("row").is_in(rows.implode()))
+        return table["row"], said(table)
+
+
+def _by_id() -> tuple[pl.Expr, pl.Expr]:
+    """Return what sorts by ``row_id``: the upper half of all ids is negative as an Int128."""
+    return pl.col("row_key") < 0, pl.col("row_key")

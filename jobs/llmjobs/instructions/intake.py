@@ -1,0 +1,129 @@
+"""Reads source files and examines their rows, chunk by chunk, into a part."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from llmjobs.contracts.instructions import PrepareConfig
+from llmjobs.instructions.corrections import Corrections
+from llmjobs.instructions.examination import examine
+from llmjobs.instructions.identity import identify
+from llmjobs.instructions.parts import READ_FLAGS, REFUSED_COLUMNS, Part
+from llmjobs.instructions.quality import score, with_marks
+from llmjobs.instructions.reading import read_frames
+from llmjobs.instructions.selection import FEATURES, features
+from llmjobs.instructions.sources import SourceFile, Sources
+
+CHUNK_ROWS = 50_000
+CHUNK_BYTES = 32 << 20
+"""Rows, and bytes of their text, that are examined at once; a file's last rows wait for the next file's first."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Instruments:
+    """What examining needs beside the contract; each is loaded once, and only where the contract asks for it.
+
+    Attributes:
+        count_tokens: Rows (``messages``, ``tools``) -> tokens.
+        embed: Texts -> unit vectors, (texts, dimensions).
+        judge: Rows (``prompt``, ``answer``) -> marks 1 to 5.
+        corrections: Rows to read otherwise than they stand in the files.
+    """
+
+    count_tokens: Callable[[pl.DataFrame], pl.Series] | None = None
+    embed: Callable[[list[str]], np.ndarray] | None = None
+    judge: Callable[[pl.DataFrame], pl.Series] | None = None
+    corrections: Corrections = field(default_factory=Corrections)
+
+
+def take_in(
+    sources: Sources, files: Sequence[SourceFile], config: PrepareConfig, folder: Path, instruments: Instruments
+) -> Part:
+    """Examine files into a new part in `folder`.
+
+    Raises:
+        JobError: A file changed while it was read.
+    """
+    part = Part(folder, [file.label for file in files])
+    for chunk in _chunks(_frames(sources, files, config)):
+        examine_into(part, chunk, config, instruments)
+        place = part.files[chunk["file"][-1]]
+        logger.info("%s rows read, up to line %s of %s", f"{part.rows:,}", f"{chunk['line'][-1]:,}", place)
+    part.finish()
+    return part
+
+
+def examine_into(part: Part, chunk: pl.DataFrame, config: PrepareConfig, instruments: Instruments) -> None:
+    """Examine a chunk and add it to a part.
+
+    Args:
+        part: Where it goes.
+        chunk: `tables.READ`, and ``file``, the position of its file in `Part.files`.
+        config: With the contract.
+        instruments: What the contract needs.
+    """
+    chunk, corrected = instruments.corrections.applied(chunk, config)
+    examined = examine(chunk.drop("file"), config.contract, count_tokens=instruments.count_tokens)
+    rows = examined.rows.with_columns(chunk["file"], source_line=pl.col("line").cast(pl.UInt32))
+    names = pl.Series(part.files, dtype=pl.String)
+    rows = rows.with_columns(source_file=names.gather(chunk["file"]), position=pl.int_range(0, pl.len()))
+    good = weighed(identify(rows.filter(~pl.col("quarantined"))), config, instruments)
+    read = rows.select("file", "source_line", *READ_FLAGS, "quarantined", *REFUSED_COLUMNS[1:])
+    fixes = pl.concat([corrected, examined.fixes])
+    part.add(read, good, fixes)
+
+
+def weighed(rows: pl.DataFrame, config: PrepareConfig, instruments: Instruments) -> pl.DataFrame:
+    """Add what the later steps weigh rows by, in small types; ``score`` and ``features`` are null where nobody asks."""
+    quality = config.contract.quality
+    found = pl.DataFrame(schema={"score": pl.Float32, "features": pl.Array(pl.UInt16, FEATURES)}).clear(rows.height)
+    if quality.score:
+        scored = score(rows, quality, embed=instruments.embed)
+        if instruments.judge is not None:
+            scored = with_marks(scored, instruments.judge(rows))
+        found = scored.select("score").with_columns(features(rows["prompt"]))
+    category = pl.Categorical()
+    return rows.hstack(found).with_columns(
+        pl.col("characters", "tokens").cast(pl.UInt32),
+        pl.col("source", "licence", "topic", "label", "language").cast(category),
+        answer_characters=pl.col("answer").str.len_chars(),
+    )
+
+
+def _frames(sources: Sources, files: Sequence[SourceFile], config: PrepareConfig) -> Iterator[pl.DataFrame]:
+    contract = config.contract
+    for position, file in enumerate(files):
+        source = file.source
+        form = source.format or contract.format
+        mapping = source.mapping or (contract.mapping if source.format is None else None)
+        with sources.open(file) as stream:
+            for frame in read_frames(
+                stream, name=file.label, form=form, mapping=mapping, chunk_rows=CHUNK_ROWS, chunk_bytes=CHUNK_BYTES
+            ):
+                yield frame.with_columns(
+                    pl.col("source").fill_null(source.name),
+                    pl.col("licence").fill_null(pl.lit(source.licence or None, dtype=pl.String)),
+                    file=pl.lit(position, dtype=pl.UInt32),
+                )
+
+
+def _chunks(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Join the small frames of small files: each examination costs some milliseconds, however few rows it has."""
+    waiting: list[pl.DataFrame] = []
+    rows = size = 0
+    for frame in frames:
+        waiting.append(frame)
+        rows, size = rows + frame.height, size + int(frame["raw"].str.len_bytes().sum())
+        if rows >= CHUNK_ROWS // 2 or size >= CHUNK_BYTES // 2:
+            yield pl.concat(waiting)
+            waiting, rows, size = [], 0, 0
+    if rows:
+        yield pl.concat(waiting)

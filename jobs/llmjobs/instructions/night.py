@@ -1,0 +1,234 @@
+"""One preparation from the question that it answers to the audit and the version that it leaves in the lake."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from llmjobs.contracts.base import digest
+from llmjobs.contracts.environment import STORAGE_OPTIONS
+from llmjobs.contracts.errors import BadData
+from llmjobs.contracts.instructions import PrepareConfig
+from llmjobs.contracts.manifest import Manifest
+from llmjobs.instructions import evaluation, replay
+from llmjobs.instructions.audit import figures, write_audit
+from llmjobs.instructions.corrections import Corrections
+from llmjobs.instructions.diff import Diff, diff
+from llmjobs.instructions.drift import lost_share
+from llmjobs.instructions.ends import Accounts, Past, account_for
+from llmjobs.instructions.examined_files import examined, instruments_of
+from llmjobs.instructions.expectations import FIGURES, Verdict, judge
+from llmjobs.instructions.findings import Findings
+from llmjobs.instructions.identity import hexadecimal, said, said_keys
+from llmjobs.instructions.parts import Part
+from llmjobs.instructions.published import SCHEMA, SIDES, Published, SideWriter, version_of
+from llmjobs.instructions.quality import QUALITY_VERSION
+from llmjobs.instructions.rules import RULES_VERSION
+from llmjobs.instructions.selection import SELECTION_VERSION
+from llmjobs.instructions.sources import Sources
+from llmjobs.instructions.takedown import taken_down
+from llmjobs.lake import Lake
+
+VERSIONS = (SCHEMA, RULES_VERSION, QUALITY_VERSION, SELECTION_VERSION)
+"""What of the code decides an answer."""
+
+_ID_DIGITS = 32
+
+logger = logging.getLogger(__name__)
+
+
+class Night:
+    """One run of `prepare`.
+
+    Args:
+        lake: Where everything is.
+        config: What to do.
+        scratch: A folder for the rows on their way.
+    """
+
+    def __init__(self, lake: Lake, config: PrepareConfig, scratch: Path) -> None:
+        self.lake, self.config, self.scratch = lake, config, scratch
+        self.options = storage_options()
+        self.corrections = Corrections.of(lake, config.name)
+        self.taken_down = taken_down(lake, config.name)
+
+    def audit(self) -> Manifest:
+        """Return the audit of this run: of an earlier one that answered the same question, or a new one."""
+        found = self._answered()
+        if found is not None:
+            logger.info("%s: audit %s has answered this already", self.config.name, found.version)
+            return found
+        return self._prepared()
+
+    # --- the question
+
+    @cached_property
+    def sources(self) -> Sources:
+        """The files of the run."""
+        inputs, until = self.config.inputs, self.config.interval_end
+        return Sources(self.lake, inputs, storage_options=self.options, interval_end=until)
+
+    @cached_property
+    def evaluation_sources(self) -> dict[str, Sources]:
+        """The files of the evaluation sets."""
+        return evaluation.sources_of(self.lake, self.config.contract, self.options)
+
+    @cached_property
+    def base(self) -> Published | None:
+        """The version that is published now."""
+        return Published.current(self.lake, self.config.name, self.scratch / "base")
+
+    @cached_property
+    def question(self) -> str:
+        """What the answer depends on, but for the version that it is compared with."""
+        config = self.config
+        files = [[file.label, file.sha256, file.source.name] for file in self.sources.files]
+        sets = {name: [file.sha256 for file in found.files] for name, found in self.evaluation_sources.items()}
+        sources = [source.model_dump(mode="json") for source in config.inputs]
+        asked = replay.asked(self.lake, config)
+        contract = config.contract.digest(exclude={"owner", "description"})
+        others = {name: _current(self.lake, name) for name in config.contract.dedupe.across}
+        return digest(
+            [
+                "question", *VERSIONS, config.name, files, sets, sources, asked, contract, others,
+                self.corrections.sha256, sorted(self.taken_down), config.dry_run,
+            ]
+        )[:_ID_DIGITS]  # fmt: skip
+
+    @property
+    def version(self) -> str:
+        """Id of the audit: the question, and what the answer is compared with."""
+        return digest(["audit", self.question, _current(self.lake, self.config.name)])[:_ID_DIGITS]
+
+    def _answered(self) -> Manifest | None:
+        """Return the audit that answers the question: against the current version, or the one that led to it."""
+        name = self.config.name
+        versions = [self.version]
+        current = self.lake.manifest("datasets", name, _current(self.lake, name) or "-")
+        if current is not None and current.inputs.get("question") == self.question:
+            versions.append(current.inputs["audit"])
+        for version in versions:
+            audit = self.lake.manifest("audits", name, version)
+            led_to = audit and audit.metrics.get("dataset_version")
+            if audit and (not led_to or self.config.dry_run or self.lake.manifest("datasets", name, led_to)):
+                return audit
+        return None
+
+    # --- the answer
+
+    def _prepared(self) -> Manifest:
+        config, lake = self.config, self.lake
+        part = self._part()
+        if not part.chunks:
+            raise BadData(f"dataset {config.name}: {len(part.files)} files hold no row; look at `source`")
+        accounts = account_for(part, config, self._past())
+        compared = diff(self.base.keys() if self.base else None, published_keys(accounts))
+        verdict = judge(accounts.read, _numbers(accounts, compared), config.contract, config.name)
+        found = figures(accounts, verdict, compared, config)
+        folder = self.scratch / "dataset"
+        led_to = write_sides(folder, accounts) if verdict.decision != "refused" else ""
+        found["dataset_version"] = led_to
+        inputs = self._inputs()
+        if led_to and not config.dry_run:
+            counts = {key: value for key, value in found.items() if type(value) is int}
+            own = {**inputs, "audit": self.version, "question": self.question, "salt": config.contract.split.salt}
+            lake.publish(folder, kind="datasets", name=config.name, version=led_to, metrics=counts, inputs=own)
+        return self._published_audit(accounts, verdict, compared, found, inputs)
+
+    def _published_audit(
+        self, accounts: Accounts, verdict: Verdict, compared: Diff, found: dict[str, Any], inputs: dict[str, Any]
+    ) -> Manifest:
+        folder = self.scratch / "audit"
+        folder.mkdir()
+        findings = Findings(self.config, self.base, accounts, verdict=verdict, diff=compared, figures=found)
+        write_audit(folder, accounts, verdict, self.config.contract)
+        findings.write_report(folder / "report.html")
+        found["summary"] = findings.summary() if verdict.decision == "ask" else ""
+        return self.lake.publish(
+            folder, kind="audits", name=self.config.name, version=self.version, metrics=found, inputs=inputs
+        )
+
+    def _part(self) -> Part:
+        """Return the run's rows, examined."""
+        instruments = instruments_of(self.lake, self.config, self.corrections, self.scratch)
+        if self.config.replay:
+            return replay.part(self.lake, self.config, self.base, instruments, self.scratch)
+        return examined(self.lake, self.sources, self.config, instruments, self.scratch)
+
+    def _past(self) -> Past:
+        contract = self.config.contract
+        sides = None
+        if self.base is not None and self.base.manifest.inputs.get("salt", "") == contract.split.salt:
+            sides = self.base.keys().select("group_key", "side").unique("group_key")
+        elsewhere = {name: said_elsewhere(self.lake, name, self.scratch) for name in contract.dedupe.across}
+        rows = evaluation.evaluation_rows(self.evaluation_sources, contract)
+        return Past(sides, self.taken_down, elsewhere, rows)
+
+    def _inputs(self) -> dict[str, Any]:
+        files = [{"path": file.label, "sha256": file.sha256, "bytes": file.bytes} for file in self.sources.files]
+        return {
+            "files": files,
+            "contract": self.config.contract.digest(),
+            "base_version": self.base.manifest.version if self.base else "",
+            "interval_end": self.config.interval_end,
+            "rules_version": RULES_VERSION,
+            "schema": SCHEMA,
+        }
+
+
+def storage_options() -> dict[str, Any] | None:
+    """Return the options with which fsspec opens remote sources, from the environment; they hold secrets."""
+    text = os.environ.get(STORAGE_OPTIONS)
+    return json.loads(text) if text else None
+
+
+def published_keys(accounts: Accounts) -> pl.DataFrame:
+    """Return one line a published row: what `diff.diff` compares."""
+    columns = ("row_key", "group_key", "side", "source", "topic", "label", "language", "characters")
+    return accounts.good.filter(pl.col("end") == "published").select(columns)
+
+
+def write_sides(folder: Path, accounts: Accounts) -> str:
+    """Write the published rows, one Parquet file a side, sorted by ``row_id``, and return the version's id."""
+    folder.mkdir()
+    writers = {side: SideWriter(folder / f"{side}.parquet") for side in SIDES}
+    places = accounts.good.filter(pl.col("end") == "published").select("row", "side", "rank", "group_key")
+    for ordered in accounts.part.in_order():
+        rows = ordered.join(places, on="row", maintain_order="left")
+        texts = [pl.col(name).cast(pl.String) for name in ("source", "licence", "topic", "label", "language")]
+        groups = hexadecimal(rows["group_key"])
+        rows = rows.with_columns(pl.col("row_id").bin.encode("hex"), *texts, group_id=groups)
+        for side, writer in writers.items():
+            writer.add(rows.filter(pl.col("side") == side))
+    return version_of({side: writer.close() for side, writer in writers.items()})
+
+
+def said_elsewhere(lake: Lake, name: str, scratch: Path) -> pl.Series:
+    """Return the ``said_key`` of each row of another dataset's current version.
+
+    Raises:
+        BadData: It has none.
+    """
+    version = Published.current(lake, name, scratch / "others")
+    if version is None:
+        raise BadData(f"dedupe.across: dataset {name} has no published version; prepare it first or take the name away")
+    return pl.concat(said_keys(said(rows)) for _, rows in version.rows())
+
+
+def _numbers(accounts: Accounts, compared: Diff) -> dict[str, float | None]:
+    """Return the figures that the contract limits, `expectations.FIGURES`."""
+    found: dict[str, float | None] = dict.fromkeys(FIGURES)
+    found |= {shift.kind: shift.value for shift in compared.shifts}
+    lost = None if compared.first else lost_share(compared)
+    return found | {"published": accounts.counts["published"], "lost_share": lost}
+
+
+def _current(lake: Lake, name: str) -> str:
+    pointer = lake.pointer("datasets", name, "current")
+    return pointer.version if pointer else ""

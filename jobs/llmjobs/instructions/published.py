@@ -1,0 +1,163 @@
+"""Dataset versions as they lie in the lake: written in the order of their ids, and read back as tables of keys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmjobs.contracts.base import digest
+from llmjobs.contracts.manifest import Manifest
+from llmjobs.instructions import tables
+from llmjobs.instructions.identity import key_of
+from llmjobs.lake import Lake
+
+SCHEMA = 2
+"""Raise it when the same rows would be written otherwise than before."""
+
+SIDES = ("train", "validation", "test")
+
+COLUMNS = (
+    "row_id", "group_id", "messages", "tools", "source", "licence", "topic", "label", "language", "characters",
+    "tokens", "score", "rank", "source_file", "source_line",
+)  # fmt: skip
+"""Of a published row; the design of each is in docs/guide/dataset-versions.md."""
+
+_HASHED = ("row_id", "group_id", "source", "licence", "topic", "label", "rank")
+"""What a version's id depends on. The other columns follow from these rows, or say where a row was found."""
+
+_ROWS_AT_ONCE = 20_000
+_REPEATING = ["source", "licence", "topic", "label", "language", "source_file"]
+_OLDEST = pl.CompatLevel.oldest()
+_ID_DIGITS = 32
+
+
+class SideWriter:
+    """Writes one side as Parquet and hashes what its version's id depends on.
+
+    Args:
+        path: The file; it holds no row when none is added.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: list[pl.DataFrame] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._hash = hashlib.sha256()
+        self.rows = 0
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Add rows with `COLUMNS`, behind those that are there in the order of ``row_id`` (hexadecimal)."""
+        self.rows += rows.height
+        self._waiting.append(rows.select(COLUMNS))
+        if sum(frame.height for frame in self._waiting) >= _ROWS_AT_ONCE:
+            self._flush()
+
+    def close(self) -> str:
+        """Finish the file and return the digest of its rows."""
+        if self._waiting or self._writer is None:
+            self._flush()
+        assert self._writer is not None
+        self._writer.close()
+        return self._hash.hexdigest()
+
+    def _flush(self) -> None:
+        rows = pl.concat(self._waiting) if self._waiting else empty()
+        self._waiting = []
+        line = pl.concat_str([pl.col(name).cast(pl.String).fill_null("\x00") for name in _HASHED], separator="\x1f")
+        self._hash.update(rows.select(lines=line.str.join("\x1e")).item().encode())
+        table = rows.to_arrow(compat_level=_OLDEST)
+        if self._writer is None:
+            self._writer = parquet_writer(self._path, table.schema)
+        self._writer.write_table(table)
+
+
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Return a writer of compressed Parquet; the same tables give the same bytes."""
+    repeating = [name for name in _REPEATING if name in schema.names]
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeating)
+
+
+def empty() -> pl.DataFrame:
+    """Return a side without rows."""
+    numbers = {
+        "characters": pl.UInt32,
+        "tokens": pl.UInt32,
+        "score": pl.Float32,
+        "rank": pl.UInt32,
+        "source_line": pl.UInt32,
+    }
+    return pl.DataFrame(
+        schema={
+            name: numbers.get(name, pl.List(tables.MESSAGE) if name == "messages" else pl.String) for name in COLUMNS
+        }
+    )
+
+
+def version_of(digests: dict[str, str]) -> str:
+    """Return the id of a version from the digests of its sides."""
+    return digest(["dataset", SCHEMA, digests])[:_ID_DIGITS]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A dataset version in the lake.
+
+    Attributes:
+        folder: A local folder with its files.
+        manifest: Its manifest.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def current(cls, lake: Lake, name: str, scratch: Path) -> Published | None:
+        """Return the version that ``current`` points at, None where nothing was published yet."""
+        pointer = lake.pointer("datasets", name, "current")
+        manifest = pointer and lake.manifest("datasets", name, pointer.version)
+        if not manifest:
+            return None
+        return cls(lake.fetch("datasets", name, manifest.version, scratch / manifest.version), manifest)
+
+    def keys(self) -> pl.DataFrame:
+        """Return one line a row: what `diff.diff` compares, and ``side``.
+
+        A version of an older release may lack some of these columns.
+        """
+        wanted = ("source", "topic", "label", "language", "characters")
+        frames = []
+        for side, rows in self._rows(("row_id", "group_id", *wanted)):
+            there = [name for name in wanted if name in rows.columns]
+            texts = [pl.col(name).cast(pl.Categorical()) for name in there if name != "characters"]
+            numbers = [pl.col("characters").cast(pl.UInt32)] if "characters" in there else []
+            keys = [key_of(rows["row_id"]).alias("row_key"), key_of(rows["group_id"]).alias("group_key")]
+            frames.append(rows.select(*texts, *numbers, side=pl.lit(side, dtype=pl.Enum(SIDES))).with_columns(*keys))
+        return pl.concat(frames, how="diagonal")
+
+    def rows(self) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Yield ``(side, rows)`` with all columns that the version has, some ten thousand rows at a time."""
+        return self._rows(COLUMNS)
+
+    def messages(self, keys: Iterable[int]) -> dict[int, list[dict[str, str]]]:
+        """Return the messages of the rows with these ``row_key``s."""
+        wanted = pl.Series(list(keys), dtype=pl.Int128)
+        found: dict[int, list[dict[str, str]]] = {}
+        for _, rows in self._rows(("row_id", "messages")):
+            named = rows.with_columns(key_of(rows["row_id"]).alias("key")).filter(pl.col("key").is_in(wanted.implode()))
+            found |= dict(named.select("key", "messages").iter_rows())
+        return found
+
+    def _rows(self, columns: Iterable[str]) -> Iterator[tuple[str, pl.DataFrame]]:
+        for side in SIDES:
+            with pq.ParquetFile(self.folder / f"{side}.parquet") as file:
+                there = [name for name in columns if name in file.schema_arrow.names]
+                for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=there):
+                    frame = pl.from_arrow(batch)
+                    assert isinstance(frame, pl.DataFrame)
+                    yield side, frame
