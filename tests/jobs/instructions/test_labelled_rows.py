@@ -13,6 +13,7 @@ from tests.jobs.instructions.labels.labelled_rows import (
     Score,
     interval,
     judged,
+    labelled_table,
     labels,
     lost,
     published_examples,
@@ -82,6 +83,11 @@ def test_hardly_a_good_row_is_lost(pairs: Pairs) -> None:
     ]
     assert good >= 150
     assert quarantined / good <= MOST_LOST, rows
+
+
+def test_the_table_tells_every_class_that_is_labelled(pairs: Pairs) -> None:
+    table = labelled_table(pairs)
+    assert all(f"| `{score.rule}` | {score.positives} |" in table for score in scores(pairs) if score.positives)
 
 
 def test_published_examples_are_found() -> None:

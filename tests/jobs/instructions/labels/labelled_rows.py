@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,9 +199,13 @@ def lost(pairs: list[tuple[Label, dict[str, Any]]]) -> tuple[int, int]:
     return sum(row["quarantined"] for row in good), len(good)
 
 
-def labelled_table() -> str:
-    """Return the agreement of rules and labels as a Markdown table; the real files must be there."""
-    pairs = _judged_data()
+def labelled_table(pairs: list[tuple[Label, dict[str, Any]]] | None = None) -> str:
+    """Return the agreement of rules and labels as a Markdown table.
+
+    Args:
+        pairs: From `judged`; None judges the real files beside the repository.
+    """
+    pairs = judged(lambda name: DATA / name) if pairs is None else pairs
     lines = [
         "| class | labelled | precision (95%) | recall (95%) | test half: labelled | precision | recall |",
         "|---|---|---|---|---|---|---|",
@@ -223,11 +226,6 @@ def labelled_table() -> str:
     quarantined, good = lost(pairs)
     lines += ["", f"Good rows of the random sample that are quarantined: {interval(quarantined, good)}."]
     return "\n".join(lines)
-
-
-@cache
-def _judged_data() -> list[tuple[Label, dict[str, Any]]]:
-    return judged(lambda name: DATA / name)
 
 
 def share(part: int, whole: int) -> float | None:
