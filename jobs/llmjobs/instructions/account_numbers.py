@@ -147,7 +147,8 @@ def phones(text: str) -> Iterator[Span]:
         form = match.lastgroup or ""
         before = text[max(0, match.start() - 40) : match.start()]
         if not _NO_PHONE.search(before) and _dials(form, match[0], before, text):
-            yield match.span()
+            closes_nothing = match[0].endswith(")") and "(" not in match[0]
+            yield match.start(), match.end() - closes_nothing
 
 
 def _beginning_in_runs(text: str) -> Iterator[re.Match[str]]:
@@ -176,7 +177,8 @@ def _dials(form: str, number: str, before: str, text: str) -> bool:
         return named or len(digits) >= 8
     if form == "french":
         pairs = [int(digits[place : place + 2]) for place in range(0, 10, 2)]
-        return named or len({after - pair for pair, after in itertools.pairwise(pairs)}) > 1
+        steps = {after - pair for pair, after in itertools.pairwise(pairs)}
+        return named or len(steps) > 1 or abs(steps.pop()) > 10
     if form == "chinese":
         return named or len(number) > 11 or _CHINESE.search(text) is not None
     return True

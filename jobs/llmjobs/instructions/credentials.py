@@ -44,8 +44,8 @@ _PEM = re.compile(
 _BASE64_RUN = re.compile(r"[A-Za-z0-9+/=]{16,}")
 
 KEY_HINT = (
-    r"(?-u:sk-|AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|AIza|xox[abeoprs]-|[sr]k_(?:live|test)_|hf_|npm_|SG\.|eyJ"
-    r"|[Bb]earer|(?i:aws))"
+    r"(?-u:\b(?:sk-|AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|AIza|xox[abeoprs]-|[sr]k_(?:live|test)_|hf_|npm_|SG\.|eyJ"
+    r"|[Bb]earer\b)|(?i:aws))"
 )
 """Rust syntax: matches every text in which `api_keys` finds something, and few others."""
 

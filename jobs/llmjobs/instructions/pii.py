@@ -32,6 +32,9 @@ def _emails(text: str) -> Iterator[Span]:
             yield match.span()
 
 
+Finder = Callable[[str], list[tuple[int, int, str]]]
+"""From a text to begin, end and kind of what is in it."""
+
 _FINDERS: dict[str, Callable[[str], Iterator[Span]]] = {
     "private_key": private_keys,
     "api_key": api_keys,
@@ -76,22 +79,31 @@ def hint(kinds: Collection[str] = PII_KINDS) -> str:
     return "|".join(HINTS[kind] for kind in kinds)
 
 
-def found_in(text: str, kinds: Collection[str] = PII_KINDS) -> list[tuple[int, int, str]]:
-    """Return begin, end and kind of every finding, in the order of the text and without overlaps."""
+def found_in(text: str, kinds: Collection[str] = PII_KINDS, also: Finder | None = None) -> list[tuple[int, int, str]]:
+    """Return begin, end and kind of every finding, in the order of the text and without overlaps.
+
+    Args:
+        text: What is searched.
+        kinds: What is looked for.
+        also: Another search, whose findings count where the built-in one found nothing.
+    """
     claimed: list[tuple[int, int, str]] = []
     for kind, finder in _FINDERS.items():
         if kind in kinds and _PYTHON_HINTS[kind].search(text):
             for begin, end in finder(text):
                 if all(end <= other[0] or begin >= other[1] for other in claimed):
                     claimed.append((begin, end, kind))
+    for begin, end, kind in also(text) if also is not None else ():
+        if kind in kinds and all(end <= other[0] or begin >= other[1] for other in claimed):
+            claimed.append((begin, end, kind))
     return sorted(claimed)
 
 
-def masked(text: str, kinds: Collection[str] = PII_KINDS) -> tuple[str, dict[str, int]]:
+def masked(text: str, kinds: Collection[str] = PII_KINDS, also: Finder | None = None) -> tuple[str, dict[str, int]]:
     """Return `text` with each finding replaced by its kind in brackets, and how many of each kind there were."""
     counts: dict[str, int] = {}
     for _ in range(_MAX_PASSES):
-        spans = found_in(text, kinds)
+        spans = found_in(text, kinds, also)
         if not spans:
             break
         for begin, end, kind in reversed(spans):
@@ -105,12 +117,12 @@ def mask_text(text: str, kinds: Collection[str] = PII_KINDS) -> str:
     return masked(text, kinds)[0]
 
 
-def mask_json(text: str, kinds: Collection[str] = PII_KINDS) -> tuple[str, dict[str, int]]:
+def mask_json(text: str, kinds: Collection[str] = PII_KINDS, also: Finder | None = None) -> tuple[str, dict[str, int]]:
     """Return JSON whose strings are masked, and so are numbers that are a finding; no JSON is masked as a text."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return masked(text, kinds)
+        return masked(text, kinds, also)
     counts: dict[str, int] = {}
 
     def walk(value: Any) -> Any:
@@ -120,7 +132,7 @@ def mask_json(text: str, kinds: Collection[str] = PII_KINDS) -> tuple[str, dict[
             return [walk(item) for item in value]
         if isinstance(value, bool) or not isinstance(value, str | int):
             return value
-        text, found = masked(str(value), kinds)
+        text, found = masked(str(value), kinds, also)
         for kind, count in found.items():
             counts[kind] = counts.get(kind, 0) + count
         return text if found else value

@@ -110,7 +110,7 @@ _ASKS_BACK_CHINESE = (
     r"(?:请|麻烦|能否|可否|需要|如果)(?:您|你)?(?:能够|能|可以|再|先|进一步)?(?:重新)?(?:提供|给出|补充|上传|告知|指定|给我)(?:更多|具体|详细|相关|一|所|需|要"
     r"|您|你|有关|完整|这|该|给定|文|句|信|内|数|图)"
 )
-SPOKEN_FOR = (
+_SPOKEN_FOR = (
     r"(?i)\b(?:write|compose|draft|generate|create|make|give|provide|suggest|design|craft|come up|prepare|construct"
     r"|add)\b"
     r"[^.?!\n]{0,60}\b(?:excuse|apolog\w*|letter|e-?mail|dialog\w*|conversation|script|story|tweet|message|reply"
@@ -133,8 +133,14 @@ def refuses(answer: pl.Expr) -> pl.Expr:
     asks = (length <= 2 * _OPENING) & answer.str.contains(_ASKS_BACK)
     asks |= (length <= _OPENING) & answer.str.contains(_ASKS_BACK_CHINESE)
     says = begins.str.contains(_REFUSAL) | begins.str.contains(_SAYS_WHAT_IS_MISSING)
-    chinese = begins.str.contains(_REFUSAL_CHINESE) & ~begins.str.contains(_SYMPATHY_CHINESE)
-    return says | asks | chinese | answer.str.head(2 * _OPENING).str.contains(_REFUSAL_OF_AI)
+    return (
+        says | asks | begins.str.contains(_REFUSAL_CHINESE) | answer.str.head(2 * _OPENING).str.contains(_REFUSAL_OF_AI)
+    )
+
+
+def speaks_for_others(answer: pl.Expr, question: pl.Expr) -> pl.Expr:
+    """Return whether an apology is the task, or sympathy: no refusal."""
+    return question.str.contains(_SPOKEN_FOR) | answer.str.head(_OPENING).str.contains(_SYMPATHY_CHINESE)
 
 
 _OPENING = 220

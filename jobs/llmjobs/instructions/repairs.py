@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from llmjobs.contracts.instructions import PII_KINDS, DataContract
-from llmjobs.instructions.pii import hint, mask_json, mask_texts, masked
+from llmjobs.instructions.pii import Finder, hint, mask_json, mask_texts, masked
+from llmjobs.instructions.presidio import analyzer, found_by
 from llmjobs.instructions.rules import CONTROL, HINT, NO_INPUT, URL_ONLY, without_control
 from llmjobs.instructions.tables import FIXES
 
@@ -38,10 +39,21 @@ class Repaired:
     fixes: pl.DataFrame
 
 
-def suspicious(text: pl.Expr, kinds: tuple[str, ...], *, is_input: bool = False) -> pl.Expr:
-    """Return whether a text may need a repair, break a hinted rule or hold personal data of `kinds`: one cheap pass."""
+def suspicious(text: pl.Expr, contract: DataContract, *, is_input: bool = False) -> pl.Expr:
+    """Return whether a text may need a repair, break a hinted rule or hold personal data: one cheap pass."""
+    kinds = kinds_in_force(contract)
+    if contract.pii.engine != "builtin":
+        return text != ""
     found = text.str.contains("|".join([HINT, hint(kinds)]) if kinds else HINT)
     return found | text.str.contains(NO_INPUT) | text.str.contains(URL_ONLY) if is_input else found
+
+
+def _also(contract: DataContract) -> Finder | None:
+    """Return the search that the contract wants beside the built-in one."""
+    if contract.pii.engine == "builtin":
+        return None
+    engine = analyzer()
+    return lambda text: found_by(engine, text)
 
 
 def kinds_in_force(contract: DataContract) -> tuple[str, ...]:
@@ -89,15 +101,17 @@ def _masked(cells: pl.DataFrame, contract: DataContract) -> tuple[pl.DataFrame, 
     found: list[tuple[int, str]] = []
     fixes: list[tuple[int, str, str, str, str]] = []
     kinds = kinds_in_force(contract)
-    likely = cells.select(pl.col("text").str.contains(hint(kinds)) if kinds else False).to_series()
+    also = _also(contract)
+    everywhere = pl.lit(value=also is not None)
+    likely = cells.select((pl.col("text").str.contains(hint(kinds)) | everywhere) if kinds else False).to_series()
     positions = likely.arg_true()
     texts = []
     hiding = [kind for kind in kinds if getattr(contract.pii, kind) == "mask"]
     for row, part, text, is_json in cells.filter(likely).select("row", "part", "text", _JSON.alias("json")).iter_rows():
         search = mask_json if is_json else masked
-        _, counts = search(text, kinds)
+        _, counts = search(text, kinds, also)
         found += [(row, f"pii_{kind}") for kind in counts]
-        safe = search(text, hiding)[0] if counts.keys() & set(hiding) else text
+        safe = search(text, hiding, also)[0] if counts.keys() & set(hiding) else text
         texts.append(safe)
         fixes += [
             (row, f"pii_{kind}", part, f"{kind}: {counts[kind]}", f"[{kind.upper()}]")

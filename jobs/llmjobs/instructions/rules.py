@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from llmjobs.contracts.instructions import DataContract
-from llmjobs.instructions.refusals import AI_NAME, SPOKEN_FOR, refuses
+from llmjobs.instructions.refusals import AI_NAME, refuses, speaks_for_others
 from llmjobs.instructions.truncation import is_truncated, may_be_truncated
 
 RULES_VERSION = 2
@@ -219,10 +219,10 @@ def library(contract: DataContract) -> dict[str, Rule]:
         "empty_answer": Rule(~has_text & ~pl.col("calls")),
         "placeholder_answer": Rule(answer.str.contains(_PLACEHOLDER)),
         "url_only_input": Rule(question.str.contains(URL_ONLY)),
-        "refusal": Rule(refuses(answer), ~question.str.contains(SPOKEN_FOR)),
+        "refusal": Rule(refuses(answer), ~speaks_for_others(answer, question)),
         "answer_repeats_question": Rule(
-            (_might_equal(answer, question) | _might_equal(answer, instruction)) & has_text,
-            (normalised(answer) == normalised(question)) | (normalised(answer) == normalised(instruction)),
+            _might_equal(answer, question) | _might_equal(answer, instruction),
+            has_text & ((normalised(answer) == normalised(question)) | (normalised(answer) == normalised(instruction))),
         ),
         "image_request": Rule(question.str.contains(_PICTURES), _asks_for_picture(question)),
         "invalid_json_answer": Rule(pl.col("json_problem").is_not_null()),

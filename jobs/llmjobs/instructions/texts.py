@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from llmjobs.contracts.instructions import DataContract
-from llmjobs.instructions.repairs import CELL, Repaired, kinds_in_force, repaired, suspicious
+from llmjobs.instructions.repairs import CELL, Repaired, repaired, suspicious
 from llmjobs.instructions.tables import MESSAGE
 
 PARTS = ("system", "instruction", "input", "output")
@@ -62,8 +62,7 @@ def plain_texts(rows: pl.DataFrame, contract: DataContract) -> Texts:
         contract: Says what is repaired.
     """
     parts = rows.select("row", "tools", *(pl.col(part).fill_null("") for part in PARTS))
-    kinds = kinds_in_force(contract)
-    cells = [_cells(parts, part, suspicious(pl.col(part), kinds, is_input=part == "input")) for part in PARTS]
+    cells = [_cells(parts, part, suspicious(pl.col(part), contract, is_input=part == "input")) for part in PARTS]
     cells.append(_cells(parts, "tools", pl.col("tools").is_not_null()))
     outcome = repaired(pl.concat(cells), contract)
     parts = parts.with_columns(_put_back(parts[part], outcome, part) for part in (*PARTS, "tools"))
@@ -122,9 +121,8 @@ def _interleaved(columns: list[pl.Series]) -> pl.Series:
 def chat_texts(rows: pl.DataFrame, contract: DataContract) -> Texts:
     """Return the texts of chats, and of Alpaca-like rows with a history; arguments as of `plain_texts`."""
     parts = _parts(rows)
-    kinds = kinds_in_force(contract)
     is_input = pl.col("part") == "input"
-    chosen = suspicious(pl.col("text"), kinds) | (is_input & suspicious(pl.col("text"), kinds, is_input=True))
+    chosen = suspicious(pl.col("text"), contract) | (is_input & suspicious(pl.col("text"), contract, is_input=True))
     numbered = parts.with_row_index("cell")
     texts = numbered.filter(chosen).select(*CELL)
     calls = numbered.filter(pl.col("tool_calls").is_not_null()).select(

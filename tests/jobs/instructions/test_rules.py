@@ -1,15 +1,24 @@
 """The rule library: real rows for every rule, and good rows that look like them."""
 
+# ruff: noqa: RUF001 (Chinese texts have signs that look like ours)
+
+import io
 import json
 from typing import Any
 
+import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from llmjobs.contracts.instructions import DataContract, RowRules
-from llmjobs.instructions.examination import RULES, Examined, examine
-from llmjobs.instructions.formats import is_row
-from llmjobs.instructions.reading import read_rows
-from llmjobs.instructions.rules import RULES_VERSION
+from llmjobs.contracts.instructions import RULES, DataContract, RowRules
+from llmjobs.instructions.examination import Examined, examine
+from llmjobs.instructions.reading import read_frames
+from llmjobs.instructions.rules import HINT, HINTED, RULES_VERSION, flagged
+from llmjobs.instructions.tables import READ
+from llmjobs.instructions.texts import plain_texts
+
+READ_TYPES: Any = READ
 
 TICKET = {
     "format": "json",
@@ -26,7 +35,20 @@ def row(instruction: str, output: str, given: str = "") -> str:
 
 
 def chat(*turns: tuple[str, str]) -> str:
-    return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]})
+    return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}, ensure_ascii=False)
+
+
+def shared(*turns: tuple[str, str], tools: Any = None) -> str:
+    """Return a ShareGPT row; a text among `tools` stands as it is."""
+    row: dict[str, Any] = {"conversations": [{"from": role, "value": value} for role, value in turns]}
+    if tools is not None:
+        row["tools"] = tools if isinstance(tools, str) else json.dumps(tools)
+    return json.dumps(row, ensure_ascii=False)
+
+
+AREA = [{"name": "calculate_area", "parameters": {}}]
+CALL = '{"name": "calculate_area", "arguments": {"shape": "circle", "dimensions": [4]}}'
+LONG = "The first thing to know is that bread needs time. " * 5
 
 
 # Rows marked A are from the Alpaca data (README of gururise/AlpacaDataCleaned, or alpaca_en_demo.json), shortened.
@@ -50,6 +72,7 @@ BAD: dict[str, list[str]] = {
     "control_characters": [
         row("Say hi.", "Hi\u0008 there."),
         row("Say\u200b hi.", "Hi."),
+        row("Say hi.", "One line.\u2028Another."),
         row("Show the log.", "\x1b[31mfailed\x1b[0m"),
     ],
     "no_input_marker": [
@@ -71,6 +94,12 @@ BAD: dict[str, list[str]] = {
             "No input required",
             "no_input",
             "[No Input Provided]",
+            "No additional input",
+            "Input: none",
+            "没有输入",
+            "（无输入）",
+            "输入：无",
+            "不需要输入。",
         ]
     ],
     "role_order": [
@@ -79,6 +108,8 @@ BAD: dict[str, list[str]] = {
         chat(("user", "Hi"), ("assistant", "Hello"), ("user", "Bye")),
         chat(("user", "Hi"), ("system", "Be kind."), ("assistant", "Hello")),
         chat(("user", "Weather?"), ("tool", "12 °C"), ("assistant", "12 °C")),
+        shared(("human", "Area?"), ("function_call", CALL), ("gpt", "50.24"), tools=AREA),
+        shared(("human", "Area?"), ("function_call", CALL), ("observation", "50"), tools=AREA),
         chat(("system", "Be kind.")),
     ],
     "empty_turn": [
@@ -97,6 +128,8 @@ BAD: dict[str, list[str]] = {
         row("Write the code.", "N/A."),
         row("Make a picture of a sunset.", "<image>"),
         row("Go on.", "..."),
+        row("Freeze the following sample of yogurt for 10 minutes.", "<noinput>", "Yogurt sample"),  # A
+        row("Design the page.", "<web page with a header>"),
     ],
     "empty_code_block": [
         row("Write a sorting function in Python.", "Here it is:\n```python\n```"),
@@ -118,11 +151,20 @@ BAD: dict[str, list[str]] = {
         row("Turn the message into a ticket.", "I\u2019m sorry, but I can\u2019t help with that request.", "Help!"),
         row("Find my keys.", "I cannot help with that."),
         row("Name the price.", "I do not have access to current prices."),
+        row("Order the food.", "I'm sorry, but I currently don't have the capability to order food."),
+        row("Draw it.", "As an AI, I am not capable of creating a painting, however, here is a description."),  # A
+        row("Who is she?", "There is not enough information to tell who is meant."),
+        row("Summarise the text.", "Sure! Could you please provide the text that you would like me to summarise?"),
+        row("提供文档摘要。", "很抱歉，你需要提供一篇完整的文档或文章，我才可以为你生成摘要。"),
+        row("总结这篇文章。", "由于您没有提供文章，我无法总结。"),
+        row("查一下天气。", "作为一个人工智能助手，我无法查询实时天气。"),
     ],
     "speaks_as_ai": [
         row("Write a short description of your house", "As an AI, I don't have a physical house."),  # A
         row("Describe your favorite character.", "I am an AI and do not have personal preferences."),  # A
         row("Describe a challenge.", "One is loneliness. As an AI language model, I rely on clear words."),  # A
+        row("描述一次难忘的经历。", "作为一个AI助手，我没有亲身经历。"),
+        row("你喜欢什么？", "由于我是一个语言模型，我没有喜好。"),
     ],
     "unrendered_template": [
         row("Greet {{ customer_name }}.", "Hello!"),
@@ -131,6 +173,7 @@ BAD: dict[str, list[str]] = {
         row("[INST] Say hi [/INST]", "Hi."),
         row("Answer: {question}", "42"),
         row("List them.", "{% for item in items %} ..."),
+        row("Select a section of the following song.", "Here is the chorus.", "<Song>\nCue: The chorus"),  # A
     ],
     "merged_instructions": [
         row(
@@ -138,6 +181,10 @@ BAD: dict[str, list[str]] = {
             "The document states ...\n##\n10. Instruction: Rewrite the sentence.\n10. Input:\nThe book was read.",
         ),  # A
         row("Say hi.", "Hi.\n### Instruction:\nSay bye.\n### Response:\nBye."),
+        row(
+            "Should I invest in stocks?",
+            "It depends on you.\n##\n18. Instruction: Identify the noun in the sentence:\n18. Input:\nThe apple.",
+        ),  # A
     ],
     "answer_repeats_question": [
         row("What is the capital of France?", "what is the capital of  France?"),
@@ -148,6 +195,10 @@ BAD: dict[str, list[str]] = {
         row('Design a logo for a company called "My First Studio".', "A circle."),  # A
         row("Colorize the following black and white photo.", "Done.", "photo.jpg"),  # A
         row("Draw me a picture of a house.", "A roof and a door."),
+        row("Classify the following shape according to simple geometry.", "Triangle", "<Picture Attached>"),  # A
+        row('Create a graphic or logo that visually represents the word "courage".', "A lion."),  # A
+        row("制作一张海报。", "好的。"),
+        row("解释这幅漫画。", "这幅漫画很有趣。"),
     ],
     "invalid_json_answer": [
         row("Ticket, please.", answer, "It broke.")
@@ -164,7 +215,42 @@ BAD: dict[str, list[str]] = {
             '{"team": "data", "run": 1.5}',
         ]
     ],
+    "truncated_answer": [
+        row("Write an article.", LONG + "While the bird is gone, its memory serves as a reminder of the importance of"),
+        row("Find the price.", LONG + "If the model's performance degrades over time, it may need to be re"),
+        row("Describe them.", LONG + "\n\n9. Calpurnia cooks.\n\n10."),
+        row("Write a web page.", "<!DOCTYPE html>\n<html>\n<body>\n<p>His writing is absolutely"),
+        row("Print it.", "Here is the program:\n```python\nfor i in range(10):\n    print("),
+        row("Name them.", LONG + "They are apples, pears,"),
+        row("Explain it.", LONG + "There are three kinds (the first of which"),
+        row("讲一讲。", "音乐是一种艺术，有许多种类和风格。" * 6 + "不同的音色之间的结合是十分重要的，萨克斯、小号、"),
+        row("讲一讲。", "他是一位著名的足球运动员，参加了许多比赛。" * 5 + "在2016年，他带领球队获得了亚军，并在202"),
+    ],
+    "language_mismatch": [
+        row("安排明天上午10点的会议。", "Certainly, I will schedule a meeting for you tomorrow at 10 AM."),
+        row("What should I eat for breakfast today?", "早餐可以吃鸡蛋、面包和水果，再喝一杯牛奶，这样营养均衡。"),
+        row(
+            "Erkläre mir, warum der Himmel am Tag blau ist und abends rot.", "The sky is blue because of the air in it."
+        ),
+        row("Explain why the sky is blue.", "Le ciel est bleu parce que la lumière du soleil est diffusée par l'air."),
+    ],
+    "broken_tools": [
+        shared(("human", "Area?"), ("gpt", "50.24"), tools="calculate_area(shape)"),
+        shared(("human", "Area?"), ("gpt", "50.24"), tools={"name": "calculate_area"}),
+        shared(("human", "Area?"), ("gpt", "50.24"), tools=[{"description": "nameless"}]),
+        shared(
+            ("human", "Area?"), ("function_call", CALL), ("observation", "50"), ("gpt", "50"), tools=[{"name": "other"}]
+        ),
+        shared(
+            ("human", "Area?"),
+            ("function_call", '{"name": "calculate_area", "arguments": "circle"}'),
+            ("observation", "50"),
+            ("gpt", "50"),
+            tools=AREA,
+        ),
+    ],
     "too_long": [row("Count.", "one " * 6000)],
+    "too_many_tokens": [row("Count.", "one two three four five six seven eight nine ten eleven")],
 }
 
 GOOD = [
@@ -189,15 +275,64 @@ GOOD = [
     row("Does an AI dream?", "Some say that it might, as an AI-driven process can look like one."),
     chat(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "Bye!")),
     row("翻译成英文", "Hello", "你好"),
+    row("用“shimmer”构造一个句子。", "As the sun sets, the shimmer of the horizon is all that one can see."),
+    row("Convert a piece of text into another language.", "Bonjour, comment vas-tu? Je suis à la maison."),
+    row("Write a haiku in Japanese.", "古池や蛙飛び込む水の音、静かな水面に広がる波紋。"),
+    row(
+        "写一个Python函数。",
+        "```python\n# add the two numbers and return the sum of them\ndef add(a, b):\n    return a + b\n```",
+    ),
+    row("我对结果不感兴趣。", "很抱歉听到你这么说。你可以告诉我你感兴趣的内容。"),
+    row("给客户写一封邮件，道歉。", "亲爱的客户，非常抱歉我们未能按时发货。"),
+    row("解释GPT-3是什么。", "GPT-3 是一个由 OpenAI 开发的自然语言处理 AI 模型。"),
+    row("为非营利组织写使命宣言。", "作为一个致力于动物权益的非营利组织，我们坚守以下使命。"),
+    row("将以下句子改为主动语态：艺术家创作了这幅画。", "这幅画被艺术家创作了。"),
+    row("How can I create a bar chart from these figures?", "Use a spreadsheet."),
+    row("Write Python code that draws a line graph of sales.", "```python\nplt.plot(x)\n```"),
+    row("Design a conversation with an agent.", "Agent: I am sorry, I cannot find your order."),
+    row("Write a story about a chatbot.", "As an AI, I dreamt of rain."),
+    row("Continue.", "As I walked home, I couldn't help but notice the traffic."),
+    row("List books.", LONG + "\n9. Keepers by Trenton Lee Stewart\n10. Lightning Girl by Stacy McAnulty"),
+    row("Tweet.", LONG + "Get yourself a puppy. #PuppyLove"),
+    row("Quote.", '"' + LONG + 'I thought that no one but myself." - C.S. Lewis'),
+    row("Sign.", "Best regards,\nJohn Smith\nSoftware Developer"),
+    row("Find an article.", "Here it is: https://example.com/what-is-the-future-of-artificial-intelligence/"),
+    row("How many?", "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 72 clips altogether.\n#### 72"),
+    row("Write a poem.", "The waves are high\nThe wind is cold\nThe gulls all cry\nOf days of old"),
+    row("列出城市。", "以下是五个城市：\n1. 北京\n2. 上海\n3. 广州\n4. 深圳\n5. 杭州"),
+    shared(
+        ("system", "Use the tools."),
+        ("human", "Area?"),
+        ("function_call", CALL),
+        ("observation", '{"area": 50.24}'),
+        ("gpt", "It is 50.24."),
+        ("human", "Thanks"),
+        ("gpt", "You are welcome."),
+        tools=AREA,
+    ),
+    shared(("human", "Area?"), ("function_call", CALL), tools=[{"type": "function", "function": AREA[0]}]),
+    shared(("human", "Area?"), ("function_call", CALL), ("observation", "50"), ("gpt", "50")),
 ]
 
 
+def words(frame: pl.DataFrame) -> pl.Series:
+    return frame["messages"].list.eval(pl.element().struct.field("content")).list.join(" ").str.count_matches(r"\S+")
+
+
 def examined(rows: list[str], **contract: Any) -> Examined:
-    found = read_rows("\n".join(rows).encode(), is_row=is_row)
-    return examine(0, [("rows.jsonl", row) for row in found], DataContract(owner="tests", **contract))
+    content = io.BytesIO("\n".join(rows).encode())
+    frame = pl.concat(read_frames(content, name="rows.jsonl"))
+    return examine(frame, DataContract(owner="tests", **contract), count_tokens=words)
 
 
-def flagged(table: Any, number: int) -> set[str]:
+def needs(rule: str) -> dict[str, Any]:
+    """Return what a contract must say before the rule can look."""
+    if rule == "invalid_json_answer":
+        return {"answer": TICKET}
+    return {"limits": {"max_tokens": 10, "tokenizer": "any"}} if rule == "too_many_tokens" else {}
+
+
+def flags_of(table: Any, number: int) -> set[str]:
     return {rule for rule in RULES if table[rule][number]}
 
 
@@ -207,13 +342,12 @@ def test_every_rule_has_golden_rows() -> None:
 
 @pytest.mark.parametrize("rule", sorted(BAD))
 def test_each_rule_catches_its_defect(rule: str) -> None:
-    contract = {"answer": TICKET} if rule == "invalid_json_answer" else {}
-    table = examined(BAD[rule], **contract).rows
+    table = examined(BAD[rule], **needs(rule)).rows
     assert table.height == len(BAD[rule])
-    missed = [BAD[rule][number] for number in range(table.height) if rule not in flagged(table, number)]
+    missed = [BAD[rule][number] for number in range(table.height) if rule not in flags_of(table, number)]
     assert missed == []
-    fixed = getattr(DataContract(owner="tests").rules, rule) == "fix"
-    assert table["quarantined"].to_list() == [not fixed] * table.height
+    if getattr(DataContract(owner="tests").rules, rule) not in {"fix", "warn"}:
+        assert table["quarantined"].all()
 
 
 @pytest.mark.parametrize("rule", sorted(BAD))
@@ -222,14 +356,13 @@ def test_a_rule_that_is_off_catches_nothing(rule: str) -> None:
         with pytest.raises(ValueError, match=rule):
             RowRules.model_validate({rule: "off"})
         return
-    contract = {"answer": TICKET} if rule == "invalid_json_answer" else {}
-    table = examined(BAD[rule], rules={rule: "off"}, **contract).rows
+    table = examined(BAD[rule], rules={rule: "off"}, **needs(rule)).rows
     assert not table[rule].any()
 
 
 def test_good_rows_pass_every_rule() -> None:
     table = examined(GOOD).rows
-    false_alarms = {GOOD[number]: flags for number in range(table.height) if (flags := flagged(table, number))}
+    false_alarms = {GOOD[number]: flags for number in range(table.height) if (flags := flags_of(table, number))}
     assert false_alarms == {}
 
 
@@ -264,3 +397,57 @@ def test_a_repair_rule_can_be_told_not_to_repair(severity: str, quarantined: boo
     assert found.rows["quarantined"].to_list() == [quarantined]
     assert found.rows["messages"][0][0]["content"] == "Name one.\n\nNo input"
     assert found.fixes.height == 0
+
+
+PIECES = [
+    *"aZ9 .,:;?!-_'\"`#<>{}[]()|/@\n\t\u200b\x08",
+    "```", "{{ name }}", "{% if", "<|im_end|>", "[INST]", "{input}", "18. Instruction:", "### Response:",
+    "cafÃ©",
+    "\ufffd", "As an AI, I", "I am a language model", "作为一个AI助手，我", "我是人工智能", "my ai assistant",
+    "<Song>", "the",
+    "of the", "Paris", "\n\n10.", "created by OpenAI", " chatbot, like me", "指令：", "e\u0301", "é", "<html>",
+    "a picture of", "Draw the", "image", "画一张", "海报", "，", "。", "I'm an assistant",
+]  # fmt: skip
+ANY = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(ANY, ANY, ANY), min_size=1, max_size=8))
+def test_hints_change_no_flag(rows: list[tuple[str, str, str]]) -> None:
+    """The cheap expressions that pick rows miss none that the dear ones would catch."""
+    again = [(question, given, question.upper()) for question, given, _ in rows]
+    contract = DataContract.model_validate({"owner": "tests", "rules": {"control_characters": "warn"}})
+    columns = {"instruction": 0, "input": 1, "output": 2}
+    frame = pl.DataFrame(
+        {
+            name: [parts[columns[name]] for parts in rows + again] if name in columns else [None] * 2 * len(rows)
+            for name in READ
+        },
+        schema=READ_TYPES,
+    )
+    texts = plain_texts(frame.with_row_index("row"), contract).table
+    texts = texts.with_columns(json_problem=pl.lit(None, dtype=pl.String))
+    assert flagged(texts, contract).equals(flagged(texts, contract, hints=False))
+
+
+@pytest.mark.parametrize("rule", sorted(HINTED))
+def test_hint_sees_every_golden_row(rule: str) -> None:
+    frame = pl.concat(read_frames(io.BytesIO("\n".join(BAD[rule]).encode()), name="rows.jsonl"))
+    texts = frame.select(pl.concat_str("instruction", "input", "output", separator="\n", ignore_nulls=True)).to_series()
+    assert texts.str.contains(HINT).all()
+
+
+@pytest.mark.parametrize("rule", ["no_input_marker", "url_only_input"])
+def test_a_field_can_be_dropped(rule: str) -> None:
+    given = {"no_input_marker": "No input", "url_only_input": "https://time.com/5798772/risk/"}[rule]
+    found = examined([row("Name one.", "Apple", given)], rules={rule: "drop_field"})
+    assert (found.rows[rule].to_list(), found.rows["quarantined"].to_list()) == ([True], [False])
+    assert found.rows["messages"][0][0]["content"] == "Name one."
+    assert found.fixes.rows() == [(0, rule, "input", given, "")]
+
+
+def test_broken_tools_can_be_dropped() -> None:
+    found = examined(BAD["broken_tools"][:1], rules={"broken_tools": "drop_field"})
+    assert (found.rows["broken_tools"].to_list(), found.rows["quarantined"].to_list()) == ([True], [False])
+    assert found.rows["tools"].to_list() == [None]
+    assert found.fixes.rows() == [(0, "broken_tools", "tools", "calculate_area(shape)", "")]
