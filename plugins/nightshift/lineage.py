@@ -53,7 +53,7 @@ def _of_prepare(config: Any, result: dict[str, Any]) -> tuple[list[Any], list[An
     """Sources -> dataset. The quality facets are those of the sources together: the rules saw them all at once."""
     from openlineage.client.event_v2 import InputDataset
 
-    sources = [_source(line, _lake_of(result["dataset_url"], "datasets")) for line in config.globs]
+    sources = [_source(line, _lake_of(result["report_url"], "audits")) for line in config.globs]
     quality = _quality(config, result)
     if len(sources) == 1:
         return [InputDataset(*sources[0], inputFacets=quality)], _published(result)

@@ -75,7 +75,9 @@ def test_several_sources_are_judged_together() -> None:
 
 
 def test_a_dry_run_wrote_nothing() -> None:
-    assert lineage_of(PREPARE, config(), result(verdict="dry_run")).outputs == []
+    lineage = lineage_of(PREPARE, config(), result(verdict="dry_run", dataset_url=""))
+    assert lineage.outputs == []
+    assert [(read.namespace, read.name) for read in lineage.inputs] == [("s3://bucket", "lake/raw/rows/*.jsonl")]
 
 
 def test_an_empty_source_has_no_share() -> None:

@@ -74,7 +74,7 @@ def try_on(contract: DataContract, files: Sequence[str], *, lake: Lake | None = 
     if figures.get("sentence"):
         # Without the address of a report that is gone.
         refusal = str(figures["sentence"]) if refusal else ""
-    return Trial(figures, refusal, question=not refusal and bool(figures.get("summary")), samples=shown)
+    return Trial(figures, refusal, question=figures["decision"] == "ask", samples=shown)
 
 
 def _alone(contract: DataContract, lake: Lake | None) -> DataContract:
