@@ -161,7 +161,7 @@ def _beginning_in_runs(text: str) -> Iterator[re.Match[str]]:
                 yield match
 
 
-_RUN = re.compile(rf"[0-9+(](?:{_GAP}|[0-9()+])*[0-9]")
+_RUN = re.compile(r"[0-9+(][0-9()+ .\-/\u00a0\u2010-\u2015]*")
 _FIRST = frozenset("0123456789+(")
 
 

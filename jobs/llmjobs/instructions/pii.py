@@ -88,14 +88,20 @@ def found_in(text: str, kinds: Collection[str] = PII_KINDS, also: Finder | None 
         also: Another search, whose findings count where the built-in one found nothing.
     """
     claimed: list[tuple[int, int, str]] = []
+    taken = bytearray(len(text))
+
+    def claim(begin: int, end: int, kind: str) -> None:
+        if taken.find(1, begin, end) < 0:
+            taken[begin:end] = b"\x01" * (end - begin)
+            claimed.append((begin, end, kind))
+
     for kind, finder in _FINDERS.items():
         if kind in kinds and _PYTHON_HINTS[kind].search(text):
             for begin, end in finder(text):
-                if all(end <= other[0] or begin >= other[1] for other in claimed):
-                    claimed.append((begin, end, kind))
+                claim(begin, end, kind)
     for begin, end, kind in also(text) if also is not None else ():
-        if kind in kinds and all(end <= other[0] or begin >= other[1] for other in claimed):
-            claimed.append((begin, end, kind))
+        if kind in kinds:
+            claim(begin, end, kind)
     return sorted(claimed)
 
 
@@ -106,9 +112,12 @@ def masked(text: str, kinds: Collection[str] = PII_KINDS, also: Finder | None = 
         spans = found_in(text, kinds, also)
         if not spans:
             break
-        for begin, end, kind in reversed(spans):
-            text = f"{text[:begin]}[{kind.upper()}]{text[end:]}"
+        pieces, last = [], 0
+        for begin, end, kind in spans:
+            pieces += [text[last:begin], f"[{kind.upper()}]"]
+            last = end
             counts[kind] = counts.get(kind, 0) + 1
+        text = "".join([*pieces, text[last:]])
     return text, counts
 
 
@@ -137,7 +146,10 @@ def mask_json(text: str, kinds: Collection[str] = PII_KINDS, also: Finder | None
             counts[kind] = counts.get(kind, 0) + count
         return text if found else value
 
-    safe = walk(value)
+    try:
+        safe = walk(value)
+    except RecursionError:
+        return masked(text, kinds, also)
     return (json.dumps(safe, ensure_ascii=False), counts) if counts else (text, counts)
 
 

@@ -22,7 +22,7 @@ def is_broken(tools: str | None, calls: Iterable[str]) -> bool:
     return any(not _fits(call, names) for text in calls for call in _listed(text))
 
 
-@lru_cache(maxsize=4096)  # the rows of a dataset share few lists of tools
+@lru_cache(maxsize=512)  # the rows of a dataset share few lists of tools
 def _names(tools: str) -> frozenset[str] | None:
     """Return the names of the functions, None where the text is no list of named functions."""
     try:
