@@ -80,6 +80,7 @@ _SENTENCES = (
 _ON_AI = ("AI can help with {}, as a good assistant would.", "Some say that artificial intelligence will change {}.")
 """Sentences that a rule must look at twice."""
 
+_CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 _CODE = (
     "Here is an example:\n\n```python\ndef count(items):\n    return {{item: items.count(item) for item in items}}\n```"
     "\n\nIt counts {}."
@@ -114,7 +115,16 @@ def _good_row(chance: random.Random, number: int) -> dict[str, str]:
     else:
         answer = " ".join(sentences)
     given = filled("Notes: {}, {}, and what else comes to mind.") if chance.random() < 0.4 else ""
-    return {"instruction": f"{ask} ({number})", "input": given, "output": answer}
+    return {"instruction": f"{ask} (for {_name(number)})", "input": given, "output": answer}
+
+
+def _name(number: int) -> str:
+    """Return a made-up name, another for each number: digits in every row would make each one look like a telephone."""
+    syllables: list[str] = []
+    while number or not syllables:
+        number, rest = divmod(number, len(_CONSONANTS) * len(_VOWELS))
+        syllables.append(_CONSONANTS[rest // len(_VOWELS)] + _VOWELS[rest % len(_VOWELS)])
+    return "".join(syllables).capitalize()
 
 
 _PLANTS: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {

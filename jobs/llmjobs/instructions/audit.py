@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from llmjobs.contracts.instructions import FLAGS, PII_FLAGS, DataContract, PrepareConfig
 from llmjobs.instructions.diff import Diff
@@ -123,10 +124,9 @@ def breach_sentence(breach: Breach, found: dict[str, Any]) -> str:
 
 
 def write_audit(folder: Path, accounts: Accounts, verdict: Verdict, contract: DataContract) -> None:
-    """Write the audit's files but the report."""
+    """Write the audit's files but the report and the rows set aside."""
     _write_lines(folder / "quarantine.jsonl", quarantined_rows(accounts, contract))
     _write_lines(folder / "fixes.jsonl", repaired_parts(accounts))
-    write_set_aside(folder / "set_aside.parquet", accounts)
     text = json.dumps(verdict.record, ensure_ascii=False, indent=1)
     (folder / "verdict.json").write_text(text + "\n", encoding="utf-8")
 
@@ -189,22 +189,38 @@ def rows_by_number(accounts: Accounts, numbers: pl.Series) -> pl.DataFrame:
     return pl.concat(found).sort("row") if found else accounts.part.chunk_rows(0).clear()
 
 
-def write_set_aside(path: Path, accounts: Accounts) -> None:
-    """Write every row that is a duplicate or was left out, sorted by ``row_id``, with what stays in its place."""
-    names = pl.DataFrame({"kept_file": accounts.part.files}, schema={"kept_file": pl.String}).with_row_index("file")
-    places = accounts.read.select("file", kept_line="source_line").with_row_index("kept_row").join(names, on="file")
-    kept = accounts.repeats.join(places.drop("file"), on="kept_row", how="left").rename({"dataset": "kept_in_dataset"})
-    gone = accounts.good.filter(pl.col("end").is_in(["duplicate", "left_out"])).select("row", "chunk", "end")
-    whole = gone.join(kept, on="row", how="left")
-    writer = None
-    for (chunk,), table in sorted(whole.group_by("chunk"), key=lambda item: int(str(item[0][0]))):
-        rows = accounts.part.chunk_rows(int(str(chunk))).select("row", *_SET_ASIDE).join(table.drop("chunk"), on="row")
-        rows = rows.with_columns(pl.col("row_id").bin.encode("hex"), pl.col("end").cast(pl.String)).sort("row_id")
-        arrow = rows.drop("row").cast({"source": pl.String}).to_arrow(compat_level=_OLDEST)
-        writer = writer or parquet_writer(path, arrow.schema)
-        writer.write_table(arrow)
-    if writer is not None:
-        writer.close()
+class SetAside:
+    """Writes every row that is a duplicate or was left out, with what stays in its place.
+
+    Args:
+        path: The Parquet file; there is none where there is no such row.
+        accounts: Where the rows went.
+    """
+
+    def __init__(self, path: Path, accounts: Accounts) -> None:
+        self._path = path
+        self._writer: pq.ParquetWriter | None = None
+        names = pl.DataFrame({"kept_file": accounts.part.files}, schema={"kept_file": pl.String}).with_row_index("file")
+        places = accounts.read.select("file", kept_line="source_line").with_row_index("kept_row").join(names, on="file")
+        kept = accounts.repeats.join(places.drop("file"), on="kept_row", how="left")
+        gone = accounts.good.filter(pl.col("end").is_in(["duplicate", "left_out"])).select("row", "end")
+        self._gone = gone.join(kept.rename({"dataset": "kept_in_dataset"}), on="row", how="left")
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Write those of `rows` (`parts.ROW_COLUMNS`, in the order of ``row_id``) that are set aside."""
+        found = rows.select("row", *_SET_ASIDE).join(self._gone, on="row", maintain_order="left")
+        if found.is_empty():
+            return
+        found = found.with_columns(pl.col("row_id").bin.encode("hex"), pl.col("end", "source").cast(pl.String))
+        table = found.drop("row", "kept_row").to_arrow(compat_level=_OLDEST)
+        if self._writer is None:
+            self._writer = parquet_writer(self._path, table.schema)
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def repaired_parts(accounts: Accounts) -> Iterator[dict[str, Any]]:

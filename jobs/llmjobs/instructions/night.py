@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from llmjobs.contracts.base import digest
@@ -17,7 +18,7 @@ from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import evaluation, replay
-from llmjobs.instructions.audit import figures, write_audit
+from llmjobs.instructions.audit import SetAside, figures, write_audit
 from llmjobs.instructions.corrections import Corrections
 from llmjobs.instructions.diff import Diff, diff
 from llmjobs.instructions.drift import lost_share
@@ -131,9 +132,10 @@ class Night:
         compared = diff(self.base.keys() if self.base else None, published_keys(accounts))
         verdict = judge(accounts.read, _numbers(accounts, compared), config.contract, config.name)
         found = figures(accounts, verdict, compared, config)
-        folder = self.scratch / "dataset"
-        led_to = write_sides(folder, accounts) if verdict.decision != "refused" else ""
-        found["dataset_version"] = led_to
+        folder, audit_folder = self.scratch / "dataset", self.scratch / "audit"
+        audit_folder.mkdir()
+        version = write_rows(folder, audit_folder, accounts)
+        found["dataset_version"] = led_to = version if verdict.decision != "refused" else ""
         inputs = self._inputs()
         if led_to and not config.dry_run:
             counts = {key: value for key, value in found.items() if type(value) is int}
@@ -145,7 +147,6 @@ class Night:
         self, accounts: Accounts, verdict: Verdict, compared: Diff, found: dict[str, Any], inputs: dict[str, Any]
     ) -> Manifest:
         folder = self.scratch / "audit"
-        folder.mkdir()
         findings = Findings(self.config, self.base, accounts, verdict=verdict, diff=compared, figures=found)
         write_audit(folder, accounts, verdict, self.config.contract)
         findings.write_report(folder / "report.html")
@@ -194,18 +195,26 @@ def published_keys(accounts: Accounts) -> pl.DataFrame:
     return accounts.good.filter(pl.col("end") == "published").select(columns)
 
 
-def write_sides(folder: Path, accounts: Accounts) -> str:
-    """Write the published rows, one Parquet file a side, sorted by ``row_id``, and return the version's id."""
+def write_rows(folder: Path, audit_folder: Path, accounts: Accounts) -> str:
+    """Write the published rows, one Parquet file a side, sorted by ``row_id``, and return the version's id.
+
+    The rows that were set aside are written in the same pass, to the audit's folder.
+    """
     folder.mkdir()
     writers = {side: SideWriter(folder / f"{side}.parquet") for side in SIDES}
-    places = accounts.good.filter(pl.col("end") == "published").select("row", "side", "rank", "group_key")
+    aside = SetAside(audit_folder / "set_aside.parquet", accounts)
+    good = accounts.good.select("row", "end", "side", "rank", "group_key")
+    numbers = good["row"].to_numpy()
     for ordered in accounts.part.in_order():
-        rows = ordered.join(places, on="row", maintain_order="left")
+        aside.add(ordered)
+        # Rows are numbered in the order of `good`, so their places are looked up, which costs less than a join.
+        places = good[np.searchsorted(numbers, ordered["row"].to_numpy())]
         texts = [pl.col(name).cast(pl.String) for name in ("source", "licence", "topic", "label", "language")]
-        groups = hexadecimal(rows["group_key"])
-        rows = rows.with_columns(pl.col("row_id").bin.encode("hex"), *texts, group_id=groups)
+        rows = ordered.hstack(places.drop("row")).filter(pl.col("end") == "published")
+        rows = rows.with_columns(pl.col("row_id").bin.encode("hex"), *texts, group_id=hexadecimal(rows["group_key"]))
         for side, writer in writers.items():
             writer.add(rows.filter(pl.col("side") == side))
+    aside.close()
     return version_of({side: writer.close() for side, writer in writers.items()})
 
 

@@ -69,12 +69,21 @@ class SideWriter:
     def _flush(self) -> None:
         rows = pl.concat(self._waiting) if self._waiting else empty()
         self._waiting = []
-        line = pl.concat_str([pl.col(name).cast(pl.String).fill_null("\x00") for name in _HASHED], separator="\x1f")
-        self._hash.update(rows.select(lines=line.str.join("\x1e")).item().encode())
+        self._hash.update(rows.select(lines=_line(rows).str.join("")).item().encode())
         table = rows.to_arrow(compat_level=_OLDEST)
         if self._writer is None:
             self._writer = parquet_writer(self._path, table.schema)
         self._writer.write_table(table)
+
+
+def _line(rows: pl.DataFrame) -> pl.Expr:
+    """Return what of a row is hashed: its ids, and name and value of every other column that it fills."""
+    parts = [pl.col("row_id"), pl.lit("\x1f"), pl.col("group_id")]
+    for name in _HASHED[2:]:
+        if rows[name].null_count() < rows.height:
+            value = pl.concat_str(pl.lit(f"\x1f{name}="), pl.col(name).cast(pl.String))
+            parts.append(value.fill_null(""))
+    return pl.concat_str(*parts, pl.lit("\x1e"))
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
