@@ -105,11 +105,16 @@ _MERGED = (
     r"|(?mi)^\s*#{2,}\s*(?:Instruction|Response)\s*:|(?m)^\s*#{2,}\s*(?:指令|指示|回答|响应)\s*[:：]"
 )
 _PICTURE = r"(?:image|picture|photo|photograph|drawing|painting|sketch|illustration|cartoon|comic|meme|gif|infographic)"
+_ORDERED = (
+    r"(?:^|[.!?:;,\n\"'\x{201D}]\s*|\b(?:please|(?:can|could|would|will) you|(?:you|we) need to|help me|let['\x{2019}]s"
+    r"|(?:i|we)(?: want| need| would like|['\x{2019}]d like)(?: you)? to|your task is to|try to) )"
+)
+"""What comes before an order, and not before a deed that a story tells."""
 _IMAGE = (
-    r"(?i)\b(?:draw|paint|sketch|photograph)\s+(?:me\s+)?(?:an?|the|some)\s+(?:[\w-]+\s+){0,3}?(?:picture|image"
+    rf"(?i){_ORDERED}(?:draw|paint|sketch|photograph)\s+(?:me\s+)?(?:an?|the|some)\s+(?:[\w-]+\s+){{0,3}}?(?:picture|image"
     r"|portrait|"
     r"landscape|diagram|chart|graph|logo|cartoon|illustration|figure)\b"
-    r"|(?i)\b(?:create|generate|make|produce|render|design|show|edit|draw|build|construct|prepare|develop"
+    rf"|(?i){_ORDERED}(?:create|generate|make|produce|render|design|show|edit|draw|build|construct|prepare|develop"
     r"|come up with)\s+"
     r"(?:me\s+)?(?:an?|the|some|this)\s+(?:[\w-]+\s+){0,3}?(?:image|picture|photo|photograph|drawing|painting|sketch"
     r"|graphic"

@@ -195,6 +195,8 @@ BAD: dict[str, list[str]] = {
         row('Design a logo for a company called "My First Studio".', "A circle."),  # A
         row("Colorize the following black and white photo.", "Done.", "photo.jpg"),  # A
         row("Draw me a picture of a house.", "A roof and a door."),
+        row("Given the figures, create a bar chart.", "Here it is."),
+        row("You need to design a suitable logo for a cafe.", "A cup."),  # A
         row("Classify the following shape according to simple geometry.", "Triangle", "<Picture Attached>"),  # A
         row('Create a graphic or logo that visually represents the word "courage".', "A lion."),  # A
         row("制作一张海报。", "好的。"),
@@ -289,6 +291,8 @@ GOOD = [
     row("将以下句子改为主动语态：艺术家创作了这幅画。", "这幅画被艺术家创作了。"),
     row("How can I create a bar chart from these figures?", "Use a spreadsheet."),
     row("Write Python code that draws a line graph of sales.", "```python\nplt.plot(x)\n```"),
+    row("Sansa can draw a portrait and sell it for $5. How much does she earn with three?", "She earns 3 * 5 = $15."),
+    row("Maria wants to paint a picture and buys brushes for $20. What does she pay?", "She pays $20."),
     row("Design a conversation with an agent.", "Agent: I am sorry, I cannot find your order."),
     row("Write a story about a chatbot.", "As an AI, I dreamt of rain."),
     row("Continue.", "As I walked home, I couldn't help but notice the traffic."),
