@@ -16,8 +16,6 @@ from llmjobs.instructions.tables import EXAMINED, FIXES
 from llmjobs.instructions.texts import Texts, chat_texts, plain_texts
 from llmjobs.instructions.tool_calls import is_broken
 
-__all__ = ["RULES", "Examined", "TokenCounter", "examine"]
-
 TokenCounter = Callable[[pl.DataFrame], pl.Series]
 """From a frame with ``messages`` and ``tools`` to the tokens of each row (Int64, null where it cannot be rendered)."""
 
