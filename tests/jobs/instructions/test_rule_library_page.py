@@ -67,7 +67,7 @@ def test_every_rule_and_kind_has_both_examples() -> None:
 
 def test_the_defaults_are_those_of_the_contract() -> None:
     severities = DataContract(owner="tests").severities()
-    assert DEFAULTS == {flag.removeprefix("pii_"): severity for flag, severity in severities.items()}
+    assert {flag.removeprefix("pii_"): severity for flag, severity in severities.items()} == DEFAULTS
 
 
 def test_rules_that_need_a_line_of_the_contract_are_silent_without_it() -> None:
