@@ -118,8 +118,8 @@ def _examined(
     for flag, found in by_flag.iter_rows():
         here = table["row"].is_in(pl.Series(found, dtype=pl.UInt32).implode())
         flags = flags.with_columns((flags[flag] | here if flag in flags.columns else here).alias(flag))
-    published = ["row", "messages", "tools", "prompt", "answer", "language", "characters", "tokens", "broken_tools"]
-    rows = table.select(*published, "json_problem", "json_label")
+    columns = ["messages", "tools", "input", "prompt", "answer", "language", "characters", "tokens"]
+    rows = table.select("row", *columns, "broken_tools", "json_problem", "json_label")
     return pl.concat([rows, flags], how="horizontal"), pl.concat([texts.fixes, dropped])
 
 

@@ -94,6 +94,7 @@ def weighed(rows: pl.DataFrame, config: PrepareConfig, instruments: Instruments)
     return rows.hstack(found).with_columns(
         pl.col("characters", "tokens").cast(pl.UInt32),
         pl.col("source", "licence", "topic", "label", "language").cast(category),
+        input=pl.when(pl.col("input").str.len_bytes() > 0).then("input"),
         answer_characters=pl.col("answer").str.len_chars(),
     )
 

@@ -130,7 +130,7 @@ class Night:
             raise BadData(f"dataset {config.name}: {len(part.files)} files hold no row; look at `source`")
         accounts = account_for(part, config, self._past())
         compared = diff(self.base.keys() if self.base else None, published_keys(accounts))
-        verdict = judge(accounts.read, _numbers(accounts, compared), config.contract, config.name)
+        verdict = judge(_judged(accounts), _numbers(accounts, compared), config.contract, config.name)
         found = figures(accounts, verdict, compared, config)
         folder, audit_folder = self.scratch / "dataset", self.scratch / "audit"
         audit_folder.mkdir()
@@ -228,6 +228,11 @@ def said_elsewhere(lake: Lake, name: str, scratch: Path) -> pl.Series:
     if version is None:
         raise BadData(f"dedupe.across: dataset {name} has no published version; prepare it first or take the name away")
     return pl.concat(said_keys(said(rows)) for _, rows in version.rows())
+
+
+def _judged(accounts: Accounts) -> pl.DataFrame:
+    """Return the flags; what was taken down is no defect of the night's data, so it is in no budget."""
+    return accounts.read.with_columns(quarantined=pl.col("quarantined") & ~pl.col("taken_down"))
 
 
 def _numbers(accounts: Accounts, compared: Diff) -> dict[str, float | None]:

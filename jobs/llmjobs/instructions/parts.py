@@ -26,8 +26,8 @@ import pyarrow as pa
 
 from llmjobs.contracts.instructions import PII_FLAGS, RULES
 
-BUCKETS = 64
-"""Ranges of ids. A million rows are 16,000 in each, 16 million 250,000."""
+BUCKETS = 32
+"""Ranges of ids. A million rows are 31,000 in each, 16 million 500,000."""
 
 _ROWS_FOR_BUCKETS = 4096
 _ROWS_AT_ONCE = 100_000
@@ -35,7 +35,7 @@ _ROWS_AT_ONCE = 100_000
 READ_FLAGS = (*RULES, *PII_FLAGS)
 
 ROW_COLUMNS = (
-    "row", "row_id", "messages", "tools", "source", "licence", "topic", "label", "language", "characters",
+    "row", "row_id", "messages", "tools", "input", "source", "licence", "topic", "label", "language", "characters",
     "tokens", "score", "source_file", "source_line",
 )  # fmt: skip
 """What is kept of a row that may be published."""
@@ -142,9 +142,10 @@ class Part:
         if table.num_rows >= _ROWS_FOR_BUCKETS:
             borders = np.searchsorted(rows.select(_bucket())["bucket"].to_numpy(), np.arange(BUCKETS + 1)).tolist()
         with pa.OSFile(str(self._rows_path(self.chunks)), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            whole = table.combine_chunks().to_batches()
-            for begin, end in pairwise(borders):
-                writer.write_batch(whole[0].slice(begin, end - begin) if whole else _empty(table.schema))
+            # A chunk without a good row is a file without a batch.
+            for whole in table.combine_chunks().to_batches():
+                for begin, end in pairwise(borders):
+                    writer.write_batch(whole.slice(begin, end - begin))
 
     def _read(self, kind: str, chunk: int) -> pl.DataFrame:
         with (self.folder / f"{chunk:06d}.{kind}.arrow").open("rb") as file:
@@ -184,7 +185,7 @@ def _renumbered(part: Part, chunk: int, whole: Part) -> None:
 
 
 def _bucket() -> pl.Expr:
-    """Return the bucket of a row: the first six bits of its id."""
+    """Return the bucket of a row: the first bits of its id."""
     first = pl.col("row_id").bin.slice(0, 1).bin.reinterpret(dtype=pl.UInt8)
     return (first // (256 // BUCKETS)).alias("bucket")
 
@@ -193,7 +194,3 @@ def _frame(table: pa.Table) -> pl.DataFrame:
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame
-
-
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([], schema=schema)

@@ -27,8 +27,6 @@ from llmjobs.instructions.versions import is_withdrawn, roll_back
 from llmjobs.lake import Lake
 from llmjobs.results import main
 
-_REASONS_IN_RESULT = 5
-
 logger = logging.getLogger(__name__)
 
 
@@ -51,6 +49,8 @@ def run(config: PrepareConfig) -> PrepareResult:
     version, changed = found["dataset_version"], False
     if verdict != "dry_run":
         publish_targets(lake, config, version)
+    if verdict == "ask" and version == _current(lake, config):
+        verdict = "accepted"  # somebody has agreed to these very rows before
     if verdict == "accepted":
         version, changed = _pointed(lake, config, audit)
     return _result(lake, config, audit, verdict=verdict, version=version, changed=changed)
@@ -59,8 +59,7 @@ def run(config: PrepareConfig) -> PrepareResult:
 def _pointed(lake: Lake, config: PrepareConfig, audit: Manifest) -> tuple[str, bool]:
     """Make the audit's version current unless something speaks against it; return what is current, and if it moved."""
     version = audit.metrics["dataset_version"]
-    pointer = lake.pointer("datasets", config.name, "current")
-    current = pointer.version if pointer else ""
+    current = _current(lake, config)
     if current == version:
         return current, False
     why_not = is_withdrawn(lake, config.name, version) or _older(lake, config, current)
@@ -69,6 +68,11 @@ def _pointed(lake: Lake, config: PrepareConfig, audit: Manifest) -> tuple[str, b
         return current, False
     lake.move_pointer("datasets", config.name, "current", version, reason="prepared by the data contract")
     return version, True
+
+
+def _current(lake: Lake, config: PrepareConfig) -> str:
+    pointer = lake.pointer("datasets", config.name, "current")
+    return pointer.version if pointer else ""
 
 
 def _older(lake: Lake, config: PrepareConfig, current: str) -> str:
@@ -127,7 +131,7 @@ def _result(
         verdict=verdict,
         changed=changed,
         base_version=audit.inputs.get("base_version", ""),
-        reasons=dict(list(found["reasons"].items())[:_REASONS_IN_RESULT]),
+        reasons=found["reasons"],
         summary=found.get("summary", ""),
         audit_version=audit.version,
         report_url=_url(lake, config, audit, "report.html"),

@@ -23,7 +23,7 @@ SCHEMA = 2
 SIDES = ("train", "validation", "test")
 
 COLUMNS = (
-    "row_id", "group_id", "messages", "tools", "source", "licence", "topic", "label", "language", "characters",
+    "row_id", "group_id", "messages", "tools", "input", "source", "licence", "topic", "label", "language", "characters",
     "tokens", "score", "rank", "source_file", "source_line",
 )  # fmt: skip
 """Of a published row; the design of each is in docs/guide/dataset-versions.md."""

@@ -28,6 +28,9 @@ from llmjobs.lake import Lake
 
 LAST = "last"
 
+_LATER = {"tools", "input", "source", "licence", "topic", "label", "language", "characters", "tokens"}
+"""Columns that a version of an older release may lack."""
+
 _TABULAR = {".csv", ".tsv"}
 
 logger = logging.getLogger(__name__)
@@ -86,7 +89,7 @@ def _add_published(whole: Part, rows: pl.DataFrame, config: PrepareConfig, instr
     turn = pl.element().struct
     users = pl.col("messages").list.filter(turn.field("role") == "user").list
     answers = pl.col("messages").list.filter(turn.field("role") == "assistant").list
-    lacking = {"tools", "source", "licence", "topic", "label", "language", "characters", "tokens"} - set(rows.columns)
+    lacking = _LATER - set(rows.columns)
     rows = rows.with_columns(pl.lit(None).alias(name) for name in sorted(lacking)).with_columns(
         _messages(rows.schema["messages"]),
         prompt=users.first().struct.field("content"),

@@ -50,6 +50,7 @@ EXAMINED: dict[str, Any] = {
     "json_problem": pl.String,
     "messages": pl.List(MESSAGE),
     "tools": pl.String,
+    "input": pl.String,
     "source": pl.String,
     "licence": pl.String,
     "topic": pl.String,
@@ -67,6 +68,7 @@ every flag of `PII_FLAGS` (False where it is off or could not look).
 
 * ``messages``: repaired and masked, null where the row could not be read; ``json_problem``: says more about
   ``invalid_json_answer``
+* ``input``: of an Alpaca-like row the part of its question that was the input, repaired and masked; else null
 * ``prompt``: the first user turn, ``answer``: the last assistant turn, both repaired and masked
 * ``language``: ISO 639-1 of the answer, null where nobody asked (rule and drift off) or it is too short to tell
 * ``characters``: of all turns; ``tokens``: null unless the contract has a tokenizer
