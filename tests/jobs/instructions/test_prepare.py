@@ -1,7 +1,9 @@
 """The whole job on small files: what is published, what is refused, and what a kill leaves behind."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +11,26 @@ import polars as pl
 import pytest
 
 from llmjobs.contracts.errors import BadConfig, BadData
-from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions import prepare
+from llmjobs.instructions.night import Night
+from llmjobs.instructions.published import COLUMNS, SIDES
 from llmjobs.instructions.sources import Sources
 from llmjobs.lake import Lake
-
-Row = dict[str, str]
-Raw = Callable[[str, Any], Path]
-MakeConfig = Callable[..., PrepareConfig]
-Good = Callable[..., Row]
-
-
-def rows_of(lake: Lake, version: str, side: str) -> pl.DataFrame:
-    return pl.read_parquet(Path(lake.fetch("datasets", "rows", version, Path()), f"{side}.parquet"))
-
-
-def audit_lines(lake: Lake, version: str, name: str) -> list[dict[str, Any]]:
-    text = Path(lake.fetch("audits", "rows", version, Path()), name).read_text()
-    return [json.loads(line) for line in text.splitlines()]
+from tests.jobs.instructions.nights import (
+    Good,
+    MakeConfig,
+    Raw,
+    audit_file,
+    audit_lines,
+    current,
+    killed,
+    never,
+    rows_of,
+    side_of,
+)
 
 
-def mixed(good: Good) -> list[Row]:
+def mixed(good: Good) -> list[dict[str, str]]:
     """Return 40 good rows, of which 2 are repaired, 3 bad ones and 2 duplicates."""
     rows = [good(number) for number in range(40)]
     rows[3]["input"], rows[4]["output"] = "<noinput>", "The sum is\u0007 5."
@@ -45,25 +46,19 @@ def test_counts_files_and_pointer(lake: Lake, raw: Raw, config: MakeConfig, good
     raw("a.json", mixed(good))
     result = prepare.run(config())
     assert (result.rows_in, result.published, result.quarantined, result.duplicates) == (45, 40, 3, 2)
-    assert result.fixed == 2
+    assert (result.fixed, result.left_out, result.base_version, result.verdict) == (2, 0, "", "accepted")
     assert result.reasons == {"empty_answer": 2, "speaks_as_ai": 1, "url_only_input": 1}
     assert result.changed
-    pointer = lake.pointer("datasets", "rows", "current")
-    assert pointer is not None
-    assert pointer.version == result.version
-    sides = {side: rows_of(lake, result.version, side) for side in ("train", "validation", "test")}
+    assert current(lake) == result.version
+    sides = {side: side_of(lake, result.version, side) for side in SIDES}
     assert {side: rows.height for side, rows in sides.items()} == {
         "train": result.train_rows, "validation": result.validation_rows, "test": result.test_rows,
     }  # fmt: skip
-    assert dict(sides["train"].schema) == {
-        "row_id": pl.String,
-        "group_id": pl.String,
-        "messages": pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
-        "source_file": pl.String,
-        "source_line": pl.Int64,
-    }
-    everything = pl.concat(sides.values())
-    contents = [message["content"] for row in everything["messages"] for message in row]
+    for rows in sides.values():
+        assert tuple(rows.columns) == COLUMNS
+        assert rows["row_id"].is_sorted()
+    everything = rows_of(lake, result.version)
+    contents = [message["content"] for row in everything["messages"].to_list() for message in row]
     assert "The sum is 5." in contents
     assert not any("noinput" in content for content in contents)
 
@@ -79,23 +74,26 @@ def test_the_audit_says_where_every_refused_row_is(lake: Lake, raw: Raw, config:
         block = "\n".join(lines[row["source_line"] - 1 :])
         assert block.strip().startswith(row["raw"])
     assert [reason["rule"] for reason in refused[2]["reasons"]] == ["empty_answer", "url_only_input"]
-    for row in audit_lines(lake, result.audit_version, "duplicates.jsonl"):
-        assert row["kept"]["source_line"] != row["source_line"]
+    aside = pl.read_parquet(audit_file(lake, result.audit_version, "set_aside.parquet"))
+    assert aside["end"].to_list() == ["duplicate", "duplicate"]
+    assert (aside["kept_line"] != aside["source_line"]).all()
+    assert aside["kept_file"].unique().to_list() == ["raw/rows/a.json"]
     fixes = audit_lines(lake, result.audit_version, "fixes.jsonl")
     assert [(fix["rule"], fix["before"], fix["after"]) for fix in fixes] == [
         ("no_input_marker", "<noinput>", ""),
         ("control_characters", "The sum is\u0007 5.", "The sum is 5."),
     ]
-    verdict = json.loads(Path(lake.fetch("audits", "rows", result.audit_version, Path()), "verdict.json").read_text())
+    verdict = json.loads(audit_file(lake, result.audit_version, "verdict.json").read_text())
     found = {
         outcome["expectation_config"]["meta"]["limit"]: outcome["result"].get("unexpected_count")
         for outcome in verdict["results"]
     }
-    assert (found["empty_answer"], found["no_input_marker"], found["max_quarantined_share"]) == (2, 1, 3)
+    limits = ("rules.empty_answer", "rules.no_input_marker", "budgets.max_quarantined_share")
+    assert [found[limit] for limit in limits] == [2, 1, 3]
     manifest = lake.manifest("audits", "rows", result.audit_version)
     assert manifest is not None
     assert manifest.metrics["dataset_version"] == result.version
-    assert manifest.metrics["rules"]["refusal"] == 0
+    assert manifest.metrics["flags"]["refusal"] == 0
 
 
 def test_a_second_run_does_nothing(
@@ -104,7 +102,7 @@ def test_a_second_run_does_nothing(
     raw("a.json", mixed(good))
     first = prepare.run(config())
     before = {path: path.stat().st_mtime_ns for path in Path(lake.url[7:]).rglob("*")}
-    monkeypatch.setattr(prepare, "_prepare", _never)
+    monkeypatch.setattr(Night, "_prepared", never)
     second = prepare.run(config())
     assert second == first.model_copy(update={"changed": False})
     assert {path: path.stat().st_mtime_ns for path in Path(lake.url[7:]).rglob("*")} == before
@@ -122,25 +120,51 @@ def test_the_version_follows_from_the_rows_alone(lake: Lake, raw: Raw, config: M
     assert second.version == first.version
     assert second.audit_version != first.audit_version
     assert not second.changed
+    assert (second.added_rows, second.removed_rows) == (0, 0)
     assert second.quarantined == first.quarantined + 1
 
 
-def test_the_same_rows_give_the_same_bytes(raw: Raw, config: MakeConfig, good: Good, tmp_path: Path) -> None:
+def test_prose_makes_no_other_version_and_no_other_audit(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw("a.json", mixed(good))
+    first = prepare.run(config())
+    monkeypatch.setattr(Night, "_prepared", never)
+    assert prepare.run(config(owner="others", description="words")).audit_version == first.audit_version
+
+
+def test_other_limits_lead_to_the_same_version(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
+    raw("a.json", mixed(good))
+    first = prepare.run(config())
+    second = prepare.run(config(budgets={"max_quarantined_share": 0.5, "min_rows": 2}))
+    assert (second.version, second.changed) == (first.version, False)
+    assert len(lake.versions("datasets", "rows")) == 1
+
+
+def test_the_same_rows_give_the_same_bytes(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = raw("a.json", mixed(good))
     hashes = []
     for name in ("one", "two"):
-        lake = Lake(f"file://{tmp_path}/{name}")
-        sources = Sources(Lake(f"file://{tmp_path}/lake"), config().globs)
-        audit = prepare._prepare(lake, sources, config(), "a")
-        dataset = lake.manifest("datasets", "rows", audit.metrics["dataset_version"])
-        assert dataset is not None
-        hashes.append([entry.sha256 for entry in [*audit.files, *dataset.files]])
+        monkeypatch.setenv("LLMJOBS_LAKE_URL", f"file://{tmp_path}/{name}")
+        copy = tmp_path / name / "raw" / "rows" / "a.json"
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(path.read_bytes())
+        result = prepare.run(config())
+        other = Lake(f"file://{tmp_path}/{name}")
+        manifests = [
+            other.manifest("audits", "rows", result.audit_version),
+            other.manifest("datasets", "rows", result.version),
+        ]
+        hashes.append([(entry.path, entry.sha256) for one in manifests if one for entry in one.files])
     assert hashes[0] == hashes[1]
+    assert len(hashes[0]) == 8
 
 
 def test_no_row_changes_sides_when_rows_come_and_go(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
     def sides(version: str) -> dict[str, str]:
-        return {row: side for side in ("train", "validation", "test") for row in rows_of(lake, version, side)["row_id"]}
+        return dict(rows_of(lake, version).select("row_id", "side").iter_rows())
 
     raw("a.json", [good(number) for number in range(60)])
     before = sides(prepare.run(config()).version)
@@ -150,15 +174,47 @@ def test_no_row_changes_sides_when_rows_come_and_go(lake: Lake, raw: Raw, config
     assert all(after[row] == side for row, side in before.items() if row in after)
 
 
+def test_no_row_changes_sides_when_groups_merge(lake: Lake, raw: Raw, config: MakeConfig) -> None:
+    """Night two brings rows that are near several groups of night one; night three takes their bridge away."""
+
+    def row(number: int, words: int) -> dict[str, str]:
+        text = " ".join(f"w{number}x{place}" for place in range(words))
+        return {"instruction": f"{text}?", "output": f"Answer {number} is {text}."}
+
+    def bridged(number: int) -> dict[str, str]:
+        """Return a row that says nearly the same under another prompt, so it is of another group."""
+        own = row(number, 40)
+        return {"instruction": f"please {own['instruction']}", "output": own["output"]}
+
+    ten_of_each = {"dedupe": {"near_threshold": None}, "split": {"train": 0.4, "validation": 0.3, "test": 0.3}}
+    first = [row(number, 40) for number in range(40)]
+    raw("a.json", first)
+    sides = [dict(rows_of(lake, prepare.run(config(**ten_of_each)).version).select("row_id", "side").iter_rows())]
+    raw("a.json", [*first, *(bridged(number) for number in range(40))])
+    two = prepare.run(config(**ten_of_each))
+    assert two.published == 80
+    sides.append(dict(rows_of(lake, two.version).select("row_id", "side").iter_rows()))
+    # The near row goes to the side of the row that was there, whatever its own prompt would say.
+    by_answer: dict[str, set[str]] = {}
+    for turns, side in rows_of(lake, two.version).select("messages", "side").iter_rows():
+        by_answer.setdefault(turns[-1]["content"], set()).add(side)
+    assert all(len(found) == 1 for found in by_answer.values())
+    raw("a.json", [bridged(number) for number in range(40)])
+    sides.append(
+        dict(rows_of(lake, prepare.run(config(**ten_of_each)).version).select("row_id", "side").iter_rows())
+    )
+    for before, after in zip(sides, sides[1:], strict=False):
+        assert before.keys() & after.keys()
+        assert all(after[key] == side for key, side in before.items() if key in after)
+    assert set(sides[0].values()) == set(SIDES)
+
+
 def test_no_prompt_of_the_test_side_is_trained_on(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
     answers = ("The sum is one more.", "Count on.", "Ask a calculator.")
     raw("a.json", [good(number, output=answer) for number in range(60) for answer in answers])
     result = prepare.run(config())
     assert result.published == 180
-    prompts = {
-        side: {row[0]["content"] for row in rows_of(lake, result.version, side)["messages"]}
-        for side in ("train", "validation", "test")
-    }
+    prompts = {side: {row[0]["content"] for row in side_of(lake, result.version, side)["messages"]} for side in SIDES}
     assert len(prompts["test"]) > 0
     assert prompts["train"].isdisjoint(prompts["test"] | prompts["validation"])
 
@@ -173,16 +229,14 @@ def test_over_budget_is_refused_in_one_sentence(lake: Lake, raw: Raw, config: Ma
     sentence, _, url = str(caught.value).partition("; report: ")
     assert sentence == (
         "dataset 'rows' is refused and its last version stays: 3 of 45 rows (6.67%) are quarantined and "
-        "budgets.max_quarantined_share allows 5.00% (2 rows), so repair these rows, set their rule to warn, or raise "
-        "the budget; 40 rows could be published and budgets.min_rows asks for 41, so add rows or lower the budget "
+        "budgets.max_quarantined_share allows 5.00% (2 rows), so repair them, set their rule to warn or raise the "
+        "budget; 40 rows could be published and budgets.min_rows asks for 41, so add rows or lower the budget "
         "(most frequent reasons: empty_answer 2, speaks_as_ai 1, url_only_input 1)"
     )
     report = Path(url.removeprefix("file://"))
-    assert "Refused: nothing was published" in report.read_text()
+    assert "allows 5.00% (2 rows)" in report.read_text()
     assert (report.parent / "quarantine.jsonl").read_text().count("\n") == 3
-    pointer = lake.pointer("datasets", "rows", "current")
-    assert pointer is not None
-    assert pointer.version == first.version
+    assert current(lake) == first.version
     assert len(lake.versions("datasets", "rows")) == 1
 
 
@@ -193,7 +247,7 @@ def test_a_refused_input_is_refused_again_without_work(
     strict = config(budgets={"max_quarantined_share": 0.0})
     with pytest.raises(BadData) as first:
         prepare.run(strict)
-    monkeypatch.setattr(prepare, "_prepare", _never)
+    monkeypatch.setattr(Night, "_prepared", never)
     with pytest.raises(BadData) as second:
         prepare.run(strict)
     assert str(first.value) == str(second.value)
@@ -219,39 +273,60 @@ def test_a_warning_publishes_the_row_and_counts_it(lake: Lake, raw: Raw, config:
     assert (result.published, result.quarantined, result.warned) == (41, 2, 1)
 
 
-def test_killed_before_the_pointer_moved(
-    lake: Lake, raw: Raw, config: MakeConfig, good: Good, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raw("a.json", mixed(good))
-    with monkeypatch.context() as patch:
-        patch.setattr(Lake, "move_pointer", _killed)
-        with pytest.raises(KeyboardInterrupt):
-            prepare.run(config())
-    assert lake.pointer("datasets", "rows", "current") is None
-    assert len(lake.versions("datasets", "rows")) == 1
-    result = prepare.run(config())
-    assert result.changed
-    pointer = lake.pointer("datasets", "rows", "current")
-    assert pointer is not None
-    assert pointer.version == result.version
-
-
-def test_killed_between_audit_and_dataset(
-    lake: Lake, raw: Raw, config: MakeConfig, good: Good, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["datasets", "audits", "pointer"])
+def test_killed_between_the_steps(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     raw("a.json", mixed(good))
     publish = Lake.publish
 
-    def only_audits(self: Lake, folder: Path, **options: Any) -> Any:
-        return publish(self, folder, **options) if options["kind"] == "audits" else _killed()
+    def until(self: Lake, folder: Path, **options: Any) -> Any:
+        return killed() if options["kind"] == step else publish(self, folder, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Lake, "publish", only_audits)
+        patch.setattr(Lake, "publish", until)
+        if step == "pointer":
+            patch.setattr(Lake, "move_pointer", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare.run(config())
-    assert lake.versions("datasets", "rows") == []
-    assert prepare.run(config()).published == 40
-    assert len(lake.versions("datasets", "rows")) == 1
+    assert current(lake) == ""
+    result = prepare.run(config())
+    assert result.changed
+    assert current(lake) == result.version
+    assert (len(lake.versions("datasets", "rows")), len(lake.versions("audits", "rows"))) == (1, 1)
+    assert result.published == 40
+
+
+def test_a_version_whose_folder_is_gone_is_made_again(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
+    import shutil
+
+    raw("a.json", mixed(good))
+    first = prepare.run(config())
+    shutil.rmtree(Path(lake.url[7:], "datasets"))
+    second = prepare.run(config())
+    assert (second.version, second.changed) == (first.version, True)
+    assert rows_of(lake, second.version).height == 40
+
+
+def test_two_runs_at_once_leave_one_whole_version(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
+    raw("a.json", mixed(good))
+    results: list[Any] = []
+    barrier = threading.Barrier(2)
+
+    def run() -> None:
+        barrier.wait()
+        results.append(prepare.run(config()))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({result.version for result in results}) == 1
+    assert len(results) == 2
+    assert rows_of(lake, current(lake)).height == 40
+    folders = [path.name for path in Path(lake.url[7:], "datasets", "rows", "versions").iterdir()]
+    assert folders == [results[0].version]
 
 
 def test_an_older_input_brings_its_version_back(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
@@ -260,13 +335,15 @@ def test_an_older_input_brings_its_version_back(lake: Lake, raw: Raw, config: Ma
     raw("a.json", [good(1)])
     assert prepare.run(config()).version != first.version
     raw("a.json", mixed(good))
-    assert prepare.run(config()) == first
+    again = prepare.run(config())
+    assert (again.version, again.changed, current(lake)) == (first.version, True, first.version)
+    assert (again.added_rows, again.removed_rows) == (39, 0)
 
 
-def test_files_without_rows_are_refused_by_the_budget(lake: Lake, raw: Raw, config: MakeConfig) -> None:
+def test_files_without_rows_are_refused(lake: Lake, raw: Raw, config: MakeConfig) -> None:
     raw("a.json", b"")
     raw("b.json", b"[]")
-    with pytest.raises(BadData, match=r"0 rows could be published and budgets\.min_rows asks for 1"):
+    with pytest.raises(BadData, match="dataset rows: 2 files hold no row; look at `source`"):
         prepare.run(config())
 
 
@@ -293,23 +370,14 @@ def test_files_outside_the_lake(lake: Lake, raw: Raw, config: MakeConfig, good: 
     outside = f"file://{tmp_path}/*.jsonl"
     result = prepare.run(config().model_copy(update={"source": f"raw/rows/*.json\n\n  {outside}\n"}))
     assert result.published == 2
-    files = pl.concat(rows_of(lake, result.version, side) for side in ("train", "validation", "test"))["source_file"]
-    assert sorted(files) == [f"file://{tmp_path}/b.jsonl", "raw/rows/a.json"]
+    assert sorted(rows_of(lake, result.version)["source_file"]) == [f"file://{tmp_path}/b.jsonl", "raw/rows/a.json"]
 
 
 def test_a_file_that_changes_while_it_is_read_stops_the_run(
     lake: Lake, raw: Raw, config: MakeConfig, good: Good
 ) -> None:
     path = raw("a.json", [good(1)])
-    sources = Sources(lake, config().globs)
+    sources = Sources(lake, config().inputs)
     path.write_text("[]")
     with pytest.raises(Exception, match="changed while it was read"):
         sources.read(sources.files[0])
-
-
-def _never(*_: Any, **__: Any) -> Any:
-    raise AssertionError("the job did its work again")
-
-
-def _killed(*_: Any, **__: Any) -> Any:
-    raise KeyboardInterrupt
