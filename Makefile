@@ -15,7 +15,7 @@ TESTING := PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)/jobs:$(CURDIR
 	TORCH_EXTENSIONS_DIR="$(CURDIR)/.cache/torch_extensions" LLMJOBS_MODEL_CACHE="$(CURDIR)/.cache/models" \
 	MAX_JOBS=2 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false GX_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
 
-.PHONY: help setup up down run status ask test check lint tour faults lock bench $(ROOMS:%=bench-%)
+.PHONY: help setup up down run status ask check-contract test check lint tour faults lock bench $(ROOMS:%=bench-%)
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -38,6 +38,9 @@ status: setup  ## what runs, and how much memory it takes
 ask: setup  ## make ask q="How do I stop everything?": answer from the guide
 	@$(STACK) ask -- "$$NIGHTSHIFT_QUESTION"
 ask: export NIGHTSHIFT_QUESTION = $(q)
+
+check-contract: setup  ## make check-contract contract=dags/contracts/tickets.yaml files="a.jsonl b.csv": lint, and try
+	@PYTHONPATH=jobs $(VENV)/python -m llmjobs.instructions.check $(contract) $(files)
 
 test: setup-tests check  ## every check and test; CI runs this
 	@$(TESTING) $(VENV)/pytest -rs $(PYTEST_ARGUMENTS)
