@@ -200,9 +200,7 @@ def test_no_row_changes_sides_when_groups_merge(lake: Lake, raw: Raw, config: Ma
         by_answer.setdefault(turns[-1]["content"], set()).add(side)
     assert all(len(found) == 1 for found in by_answer.values())
     raw("a.json", [bridged(number) for number in range(40)])
-    sides.append(
-        dict(rows_of(lake, prepare.run(config(**ten_of_each)).version).select("row_id", "side").iter_rows())
-    )
+    sides.append(dict(rows_of(lake, prepare.run(config(**ten_of_each)).version).select("row_id", "side").iter_rows()))
     for before, after in zip(sides, sides[1:], strict=False):
         assert before.keys() & after.keys()
         assert all(after[key] == side for key, side in before.items() if key in after)
