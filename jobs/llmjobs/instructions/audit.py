@@ -224,10 +224,10 @@ class SetAside:
 
 
 def repaired_parts(accounts: Accounts) -> Iterator[dict[str, Any]]:
-    """Yield every repaired part with its text before and after, in reading order."""
-    places = accounts.read.select("file", "source_line").with_row_index("row")
+    """Yield every repaired part with its text before and after, in reading order; of rows taken down none."""
+    places = accounts.read.with_row_index("row").filter(~pl.col("taken_down")).select("row", "file", "source_line")
     fixes = accounts.part.table("fixes").cast({"row": pl.UInt32})
-    for fix in fixes.join(places, on="row", how="left", maintain_order="left").iter_rows(named=True):
+    for fix in fixes.join(places, on="row", maintain_order="left").iter_rows(named=True):
         yield {**fix, "source_file": accounts.part.files[fix.pop("file")]}
 
 

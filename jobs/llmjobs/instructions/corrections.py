@@ -82,11 +82,11 @@ class Corrections:
         )
         read = pl.concat(frames) if frames else pl.DataFrame(schema=tables.READ)
         if read.height != 1:
-            read = old.select(tables.READ).with_columns(
-                raw=pl.lit(raw), read_problem=pl.lit(f"the correction holds {read.height} rows, not one")
-            )
+            problem = f"the correction holds {read.height} rows, not one"
+            read = pl.DataFrame([{"raw": raw, "read_problem": problem}], schema=tables.READ)
         place = [pl.lit(old[name][0], dtype=old[name].dtype).alias(name) for name in ("line", "file")]
-        return read.with_columns(*place, pl.col("source", "licence").fill_null(old[0, "source"]))
+        known = [pl.col(name).fill_null(pl.lit(old[name][0], dtype=pl.String)) for name in ("source", "licence")]
+        return read.with_columns(*place, *known)
 
 
 def record(lake: Lake, name: str, edited: Iterable[str], *, who: str) -> int:

@@ -16,6 +16,7 @@ from llmjobs.instructions.diff import Diff, summary
 from llmjobs.instructions.distributions import counts, histogram, quantiles
 from llmjobs.instructions.ends import Accounts
 from llmjobs.instructions.expectations import Verdict
+from llmjobs.instructions.identity import key_of
 from llmjobs.instructions.published import SCHEMA, SIDES, Published
 from llmjobs.instructions.report_data import (
     Comparison,
@@ -63,6 +64,7 @@ class Findings:
         verdict: Of Great Expectations.
         diff: Against the base.
         figures: What `audit.figures` returned, with ``dataset_version``.
+        taken_down: ``row_id`` of rows whose text must not be shown, not even as rows that are gone.
     """
 
     def __init__(
@@ -74,10 +76,12 @@ class Findings:
         verdict: Verdict,
         diff: Diff,
         figures: dict[str, Any],
+        taken_down: frozenset[str] = frozenset(),
     ) -> None:
         self.config, self.contract, self.base = config, config.contract, base
         self.accounts, self.verdict, self.diff, self.figures = accounts, verdict, diff, figures
         self.published = accounts.good.filter(pl.col("end") == "published")
+        self._hidden = set(key_of(pl.Series(sorted(taken_down), dtype=pl.String)).to_list())
         self.samples = self._samples()
 
     def summary(self) -> str:
@@ -207,8 +211,9 @@ class Findings:
         found: dict[str, list[Row]] = {"added": [], "removed": [], "before": [], "changed": []}
         if self.base is None:
             return found
-        added, removed = self.diff.added_keys[:SAMPLES], self.diff.removed_keys[:SAMPLES]
-        changed = self.diff.changed_keys[:SAMPLES]
+        added = self.diff.added_keys[:SAMPLES]
+        removed = [key for key in self.diff.removed_keys if key not in self._hidden][:SAMPLES]
+        changed = [pair for pair in self.diff.changed_keys if pair[0] not in self._hidden][:SAMPLES]
         old = self.base.messages([*removed, *(pair[0] for pair in changed)])
         new = self._rows_of_keys([*added, *(pair[1] for pair in changed)])
         found["added"] = [new[key] for key in added]

@@ -147,7 +147,9 @@ class Night:
         self, accounts: Accounts, verdict: Verdict, compared: Diff, found: dict[str, Any], inputs: dict[str, Any]
     ) -> Manifest:
         folder = self.scratch / "audit"
-        findings = Findings(self.config, self.base, accounts, verdict=verdict, diff=compared, figures=found)
+        findings = Findings(
+            self.config, self.base, accounts, verdict=verdict, diff=compared, figures=found, taken_down=self.taken_down
+        )
         write_audit(folder, accounts, verdict, self.config.contract)
         findings.write_report(folder / "report.html")
         found["summary"] = findings.summary() if verdict.decision == "ask" else ""
@@ -159,7 +161,9 @@ class Night:
         """Return the run's rows, examined."""
         instruments = instruments_of(self.lake, self.config, self.corrections, self.scratch)
         if self.config.replay:
-            return replay.part(self.lake, self.config, self.base, instruments, self.scratch)
+            return replay.part(
+                self.lake, self.config, self.base, instruments, sources=self.sources, scratch=self.scratch
+            )
         return examined(self.lake, self.sources, self.config, instruments, self.scratch)
 
     def _past(self) -> Past:
@@ -178,6 +182,8 @@ class Night:
             "contract": self.config.contract.digest(),
             "base_version": self.base.manifest.version if self.base else "",
             "interval_end": self.config.interval_end,
+            "dry_run": self.config.dry_run,
+            "replay": replay.asked(self.lake, self.config),
             "rules_version": RULES_VERSION,
             "schema": SCHEMA,
         }

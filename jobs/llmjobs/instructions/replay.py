@@ -10,13 +10,14 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
 
 from llmjobs.contracts.errors import BadConfig, BadData
-from llmjobs.contracts.instructions import PrepareConfig
+from llmjobs.contracts.instructions import Format, Mapping, PrepareConfig, Source
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import tables
 from llmjobs.instructions.identity import identify, key_of
@@ -24,6 +25,7 @@ from llmjobs.instructions.intake import CHUNK_ROWS, Instruments, examine_into, w
 from llmjobs.instructions.parts import READ_FLAGS, REFUSED_COLUMNS, Part
 from llmjobs.instructions.published import Published
 from llmjobs.instructions.reading import read_frames
+from llmjobs.instructions.sources import Sources
 from llmjobs.lake import Lake
 
 LAST = "last"
@@ -52,9 +54,10 @@ def audit_of(lake: Lake, config: PrepareConfig) -> Manifest:
         BadConfig: There is none.
     """
     audits = lake.versions("audits", config.name)
-    if config.replay == LAST and audits:
-        return audits[-1]
-    found = [audit for audit in audits if audit.version.startswith(config.replay)]
+    if config.replay == LAST:
+        found = _last(lake, config.name, audits)
+    else:
+        found = [audit for audit in audits if audit.version.startswith(config.replay)]
     if len(found) != 1:
         raise BadConfig(
             f"replay: {config.replay!r} names {len(found)} of the {len(audits)} audits of dataset {config.name}; give "
@@ -63,8 +66,30 @@ def audit_of(lake: Lake, config: PrepareConfig) -> Manifest:
     return found[0]
 
 
-def part(lake: Lake, config: PrepareConfig, base: Published | None, instruments: Instruments, scratch: Path) -> Part:
-    """Return the published rows and the requeued ones as one part.
+def _last(lake: Lake, name: str, audits: list[Manifest]) -> list[Manifest]:
+    """Return the last audit, but for dry runs, and for replays whose version is not current.
+
+    Such a replay was killed before its end, or waits for a person: asked again, it is to requeue the same rows.
+    """
+    pointer = lake.pointer("datasets", name, "current")
+    current = pointer.version if pointer else ""
+    for audit in reversed(audits):
+        unfinished = audit.inputs.get("replay") and audit.metrics.get("dataset_version") != current
+        if not unfinished and not audit.inputs.get("dry_run"):
+            return [audit]
+    return []
+
+
+def part(
+    lake: Lake,
+    config: PrepareConfig,
+    base: Published | None,
+    instruments: Instruments,
+    *,
+    sources: Sources,
+    scratch: Path,
+) -> Part:
+    """Return the published rows and the requeued ones as one part; `sources` says what source a requeued row is of.
 
     Raises:
         BadConfig: There is no such audit.
@@ -79,7 +104,7 @@ def part(lake: Lake, config: PrepareConfig, base: Published | None, instruments:
     for _, rows in base.rows():
         _add_published(whole, rows, config, instruments)
     requeued = list(_quarantined(lake, config, audit, scratch))
-    _add_requeued(whole, requeued, config, instruments)
+    _add_requeued(whole, requeued, config, instruments, sources)
     logger.info("%s: %d rows of audit %s are requeued", config.name, len(requeued), audit.version)
     return whole
 
@@ -129,27 +154,66 @@ def _quarantined(lake: Lake, config: PrepareConfig, audit: Manifest, scratch: Pa
                 continue  # it was taken down
             suffix = PurePosixPath(row["source_file"].removesuffix(".gz").removesuffix(".zst")).suffix
             if suffix in _TABULAR:
-                raise BadData(
-                    f"replay: {row['source_file']} is a table, whose rows need its head; run without replay"
-                )
+                raise BadData(f"replay: {row['source_file']} is a table, whose rows need its head; run without replay")
             yield row
 
 
-def _add_requeued(whole: Part, rows: list[dict[str, Any]], config: PrepareConfig, instruments: Instruments) -> None:
+def _add_requeued(
+    whole: Part, rows: list[dict[str, Any]], config: PrepareConfig, instruments: Instruments, sources: Sources
+) -> None:
     files = {label: number for number, label in enumerate(whole.files)}
     for row in rows:
         files.setdefault(row["source_file"], len(files))
     whole.files[:] = files
-    whole_rows = [row for row in rows if _is_json(row["raw"])]
+    owners = {file.label: file.source for file in sources.files}
+    groups: dict[tuple[Source, bool], list[dict[str, Any]]] = {}
+    for row in rows:
+        source = owners.get(row["source_file"], config.inputs[0])
+        groups.setdefault((source, any(reason["rule"] == "leak" for reason in row["reasons"])), []).append(row)
+    for (source, leaked), ours in groups.items():
+        contract = config.contract
+        form = source.format or contract.format
+        mapping = source.mapping or (contract.mapping if source.format is None else None)
+        # Of a leak the audit holds the messages, whatever form the file has.
+        way = _Way(source, "messages" if leaked else form, None if leaked else mapping)
+        frames = _frames(ours, way)
+        for frame, batch in frames:
+            examine_into(whole, _placed(frame, batch, files, source), config, instruments)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How rows of one source are read."""
+
+    source: Source
+    form: Format
+    mapping: Mapping | None
+
+    def read(self, text: str, name: str) -> pl.DataFrame:
+        frames = read_frames(io.BytesIO(text.encode()), name=name, form=self.form, mapping=self.mapping)
+        return pl.concat([tables.no_rows(), *frames])
+
+
+def _frames(rows: list[dict[str, Any]], way: _Way) -> Iterator[tuple[pl.DataFrame, list[dict[str, Any]]]]:
+    """Yield rows of one source, read again, and as many lines of the quarantine file."""
+    sound = [row for row in rows if _is_json(row["raw"])]
+    for start in range(0, len(sound), CHUNK_ROWS):
+        batch = sound[start : start + CHUNK_ROWS]
+        yield way.read("\n".join(row["raw"] for row in batch), "rows.json"), batch
     broken = [row for row in rows if not _is_json(row["raw"])]
-    for start in range(0, len(whole_rows), CHUNK_ROWS):
-        batch = whole_rows[start : start + CHUNK_ROWS]
-        text = "\n".join(row["raw"] for row in batch)
-        examine_into(whole, _placed(_read(text, "rows.json", config), batch, files, config), config, instruments)
     if broken:
         # One by one, or a broken row would swallow its neighbour.
-        frames = [_placed(_read(row["raw"], "row.jsonl", config), [row], files, config) for row in broken]
-        examine_into(whole, pl.concat(frames), config, instruments)
+        yield pl.concat([_broken(row, way) for row in broken]), broken
+
+
+def _broken(row: dict[str, Any], way: _Way) -> pl.DataFrame:
+    """Return a broken row as one row with its exact text, by which a correction finds it."""
+    frame = way.read(row["raw"], "row.jsonl")
+    if frame.height == 1 and frame["raw"][0] == row["raw"]:
+        return frame
+    details = [reason["detail"] for reason in row["reasons"] if reason["rule"] == "unreadable" and "detail" in reason]
+    problem = details[0] if details else "is no JSON object"
+    return pl.DataFrame([{"line": 1, "raw": row["raw"], "read_problem": problem}], schema=tables.READ)
 
 
 def _is_json(text: str) -> bool:
@@ -159,20 +223,13 @@ def _is_json(text: str) -> bool:
         return False
 
 
-def _read(text: str, name: str, config: PrepareConfig) -> pl.DataFrame:
-    contract = config.contract
-    frames = read_frames(io.BytesIO(text.encode()), name=name, form=contract.format, mapping=contract.mapping)
-    return pl.concat([tables.no_rows(), *frames])
-
-
-def _placed(
-    frame: pl.DataFrame, rows: list[dict[str, Any]], files: dict[str, int], config: PrepareConfig
-) -> pl.DataFrame:
-    """Return rows at the places where they stood; a broken one that now reads as several is all of them."""
+def _placed(frame: pl.DataFrame, rows: list[dict[str, Any]], files: dict[str, int], source: Source) -> pl.DataFrame:
+    """Return rows at the places where they stood, with what their source says of them."""
     if frame.height != len(rows):
-        rows = [rows[0]] * frame.height
+        raise RuntimeError(f"replay: {len(rows)} rows of {rows[0]['source_file']} are read as {frame.height}")
     return frame.with_columns(
-        pl.col("source").fill_null(config.inputs[0].name),
+        pl.col("source").fill_null(source.name),
+        pl.col("licence").fill_null(pl.lit(source.licence or None, dtype=pl.String)),
         line=pl.Series([row["source_line"] for row in rows], dtype=pl.Int64),
         file=pl.Series([files[row["source_file"]] for row in rows], dtype=pl.UInt32),
     )

@@ -1,0 +1,87 @@
+"""Rows that a person put right in a copy of the quarantine file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmjobs.contracts.errors import BadData
+from llmjobs.instructions import corrections, prepare
+from llmjobs.instructions.corrections import Corrections, record
+from llmjobs.lake import Lake
+from tests.jobs.instructions.nights import Good, MakeConfig, Raw, audit_lines, prompts_of, rows_of
+
+BROKEN = '{\n  "instruction": "Add one to 40.",\n  "output": 41 and that is it"\n }'
+
+
+def edited(lake: Lake, audit: str, put_right: dict[str, Any]) -> list[str]:
+    """Return the quarantine file, with the rows put right whose text contains one of the keys."""
+    rows = audit_lines(lake, audit, "quarantine.jsonl")
+    for row in rows:
+        for part, right in put_right.items():
+            if part in row["raw"]:
+                row["raw"] = json.dumps(right)
+    return [json.dumps(row) for row in rows]
+
+
+def test_a_row_put_right_is_published_by_a_replay_and_every_later_night(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good
+) -> None:
+    rows = [json.dumps(good(number)) for number in range(10)]
+    text = "[\n" + ",\n".join([*rows, BROKEN, json.dumps(good(50, output="")), json.dumps(good(60))]) + "\n]"
+    raw("a.json", text.encode())
+    first = prepare.run(config())
+    assert (first.rows_in, first.published, first.quarantined) == (13, 11, 2)
+    lines = edited(lake, first.audit_version, {"40.": good(40), "50": good(50)})
+    assert record(lake, "rows", lines, who="me") == 2
+    assert record(lake, "rows", lines, who="me") == 2  # twice is as once
+    assert len(Corrections.of(lake, "rows").by_raw) == 2
+    second = prepare.run(config().model_copy(update={"replay": "last"}))
+    assert (second.rows_in, second.published, second.quarantined) == (13, 13, 0)
+    found = rows_of(lake, second.version)
+    assert {good(40)["instruction"], good(50)["instruction"]} <= set(prompts_of(found))
+    assert found["licence"].null_count() == 13
+    assert found["source"].unique().to_list() == ["rows"]
+    fixes = audit_lines(lake, second.audit_version, "fixes.jsonl")
+    assert [fix["rule"] for fix in fixes] == ["corrected", "corrected"]
+    raw("b.json", [good(70)])
+    third = prepare.run(config())
+    assert (third.rows_in, third.published, third.quarantined, third.fixed) == (14, 14, 0, 2)
+
+
+def test_a_correction_that_is_no_row_stays_in_quarantine(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
+    raw("a.json", [good(1), good(2, output="")])
+    first = prepare.run(config())
+    (line,) = audit_lines(lake, first.audit_version, "quarantine.jsonl")
+    line["raw"] = f"{json.dumps(good(2))}\n{json.dumps(good(3))}"
+    record(lake, "rows", [json.dumps(line)], who="me")
+    second = prepare.run(config())
+    assert (second.rows_in, second.published, second.quarantined) == (2, 1, 1)
+    (left,) = audit_lines(lake, second.audit_version, "quarantine.jsonl")
+    assert left["reasons"] == [{"rule": "unreadable", "detail": "the correction holds 2 rows, not one"}]
+
+
+def test_what_is_no_quarantine_file_is_refused(lake: Lake) -> None:
+    with pytest.raises(BadData, match="line 2: no line of a quarantine file"):
+        record(lake, "rows", ["", '{"raw": "a"}'], who="me")
+    assert Corrections.of(lake, "rows") == Corrections()
+
+
+def test_rows_as_they_were_are_passed_over(lake: Lake) -> None:
+    row = {"raw": "a", "raw_before": "a", "source_file": "a.json", "source_line": 1}
+    assert record(lake, "rows", [json.dumps(row)], who="me") == 0
+    assert lake.read_text("corrections/rows.jsonl") is None
+
+
+def test_the_command(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"raw": "b", "raw_before": "a", "source_file": "a.json", "source_line": 1}
+    path = tmp_path / "edited.jsonl"
+    path.write_text(json.dumps(row))
+    assert corrections.main(["--dataset", "rows", "--who", "me", str(path)]) == 0
+    assert "1 corrected rows kept" in capsys.readouterr().out
+    path.write_text("oops")
+    assert corrections.main(["--dataset", "rows", str(path)]) != 0
+    assert "no line of a quarantine file" in capsys.readouterr().err
