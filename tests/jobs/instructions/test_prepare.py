@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_other_limits_lead_to_the_same_version(lake: Lake, raw: Raw, config: Mak
 
 
 def test_the_same_rows_give_the_same_bytes(
-    lake: Lake, raw: Raw, config: MakeConfig, good: Good, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raw: Raw, config: MakeConfig, good: Good, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = raw("a.json", mixed(good))
     hashes = []
@@ -201,7 +202,7 @@ def test_no_row_changes_sides_when_groups_merge(lake: Lake, raw: Raw, config: Ma
     assert all(len(found) == 1 for found in by_answer.values())
     raw("a.json", [bridged(number) for number in range(40)])
     sides.append(dict(rows_of(lake, prepare.run(config(**ten_of_each)).version).select("row_id", "side").iter_rows()))
-    for before, after in zip(sides, sides[1:], strict=False):
+    for before, after in pairwise(sides):
         assert before.keys() & after.keys()
         assert all(after[key] == side for key, side in before.items() if key in after)
     assert set(sides[0].values()) == set(SIDES)
@@ -273,7 +274,7 @@ def test_a_warning_publishes_the_row_and_counts_it(lake: Lake, raw: Raw, config:
 
 @pytest.mark.parametrize("step", ["datasets", "audits", "pointer"])
 def test_killed_between_the_steps(
-    lake: Lake, raw: Raw, config: MakeConfig, good: Good, monkeypatch: pytest.MonkeyPatch, step: str
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good, *, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     raw("a.json", mixed(good))
     publish = Lake.publish
