@@ -38,7 +38,18 @@ PiiPolicy = Literal["off", "warn", "mask", "quarantine", "fail"]
 """As `Check`, and ``mask``: each occurrence is replaced by its kind in brackets, for example ``[EMAIL]``."""
 
 
-class RowRules(Strict):
+class Severities(Strict):
+    """Base of sections whose fields say what happens to a row: YAML 1.1 reads a bare ``off`` as the truth value no."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _off_is_a_word(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: "off" if value is False else value for name, value in values.items()}
+
+
+class RowRules(Severities):
     """The rule library: one field a rule, its default severity, and what it catches.
 
     The expressions are in `llmjobs.instructions.rules`; a test holds both in step.
@@ -130,7 +141,7 @@ class Limits(Strict):
         return self
 
 
-class Pii(Strict):
+class Pii(Severities):
     """Personal data and secrets: one field a kind. What was found is never written to a log or a report."""
 
     email: PiiPolicy = Field(default="mask", description="E-mail address")
@@ -296,7 +307,7 @@ class EvaluationSet(Strict):
     mapping: Mapping | None = None
 
 
-class Leaks(Strict):
+class Leaks(Severities):
     """What no train row may match: validation and test of the dataset itself, and the sets named here.
 
     A row matches when its first prompt is the same but for white space and letter case; or when the whole of it is
@@ -356,7 +367,11 @@ class Quality(Strict):
 
 
 class Split(Strict):
-    """Shares of the three sides. A row's side follows from its first user turn and the salt, from nothing else."""
+    """Shares of the three sides.
+
+    A prompt keeps the side that it had in the last version; a new one takes that of the rows it is nearly the same as,
+    else one that follows from its hash and the salt.
+    """
 
     train: float = Field(default=0.8, gt=0, le=1)
     validation: float = Field(default=0.1, ge=0, lt=1)

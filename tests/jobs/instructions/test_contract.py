@@ -49,6 +49,16 @@ def test_a_config_brings_its_contract(folder: Path) -> None:
             "budgets.max_quarantined_share: Input should be less than or equal to 1",
         ),
         ("split: {train: 0.9, validation: 0.2, test: 0.1}", "they add up to 1.2"),
+        (
+            "budgets: {max_lost_share: 0.1, warn_lost_share: 0.1}",
+            "warn_lost_share (0.1) must be below max_lost_share (0.1), or nobody is ever asked",
+        ),
+        ("drift: {topic: {warn: 0.5, fail: 0.2}}", "warn (0.5) must be below fail (0.2)"),
+        ("quality: {budget: {rows: 5}}", "quality.budget needs quality.score: true"),
+        ("quality: {score: true, budget: {rows: 5, tokens: 5}}", "budget must hold either `rows` or `tokens`"),
+        ("limits: {max_tokens: 5}", "limits.max_tokens (5) needs limits.tokenizer"),
+        ("mapping: {instruction: q}", "mapping must name either `messages`, or `instruction` and `output`"),
+        ("format: alpaca\nmapping: {messages: m}", "mapping and format (alpaca) clash"),
         ("answer: {fields: {a: {type: string}}}", "answer.fields names 1 fields, which needs answer.format: json"),
         ("answer: {format: json, fields: {a: {type: text}}}", "answer.fields.a.type: Input should be 'string'"),
     ],
@@ -72,6 +82,11 @@ def test_a_contract_that_is_not_there_names_those_that_are(folder: Path) -> None
         ({"name": "Tickets!"}, "name: String should match pattern"),
         ({"sorce": "x"}, "sorce: unknown field; did you mean 'source'?"),
         ({"source": ""}, "give either `source` or `sources`"),
+        ({"sources": [{"name": "a", "files": "x"}]}, "give either `source` or `sources`"),
+        (
+            {"source": "", "sources": [{"name": "a", "files": "x"}, {"name": "a", "files": "y"}]},
+            "two sources have one name: a, a",
+        ),
     ],
 )
 def test_a_wrong_config_says_what_was_meant(folder: Path, values: dict[str, Any], sentence: str) -> None:
@@ -96,3 +111,9 @@ def test_shipped_configs_are_valid(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((DAGS / "contracts").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_contracts_are_valid(path: Path) -> None:
     assert DataContract.from_yaml(path).owner
+
+
+def test_a_bare_off_is_the_word() -> None:
+    text = "{owner: o, rules: {refusal: off}, pii: {email: off}, leaks: {severity: off}}"
+    severities = DataContract.from_mapping(yaml.safe_load(text), origin="test").severities()
+    assert [severities[flag] for flag in ("refusal", "pii_email", "leak")] == ["off"] * 3
