@@ -146,7 +146,7 @@ class Published:
             texts = [pl.col(name).cast(pl.Categorical()) for name in there if name != "characters"]
             numbers = [pl.col("characters").cast(pl.UInt32)] if "characters" in there else []
             keys = [key_of(rows["row_id"]).alias("row_key"), key_of(rows["group_id"]).alias("group_key")]
-            frames.append(rows.select(*texts, *numbers, side=pl.lit(side, dtype=pl.Enum(SIDES))).with_columns(*keys))
+            frames.append(rows.select(*keys, *texts, *numbers, side=pl.lit(side, dtype=pl.Enum(SIDES))))
         return pl.concat(frames, how="diagonal")
 
     def rows(self) -> Iterator[tuple[str, pl.DataFrame]]:

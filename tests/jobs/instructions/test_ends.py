@@ -18,10 +18,9 @@ from llmjobs.instructions.evaluation import evaluation_rows
 from llmjobs.instructions.identity import identify, said
 from tests.jobs.instructions.nights import accounts_of, config_of, lines, part_of
 
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+QUICK = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
-WORDS = "the quick brown fox jumps over a lazy dog while seven old wizards boil green tea in tin cups by night".split()
-TEXT = " ".join(WORDS)
+TEXT = "the quick brown fox jumps over a lazy dog while seven old wizards boil green tea in tin cups by night"
 
 PROMPTS = st.sampled_from(["Say hi", "say  HI", "Tell me of the fox", "Count to five", "Name a town"])
 ANSWERS = st.sampled_from(
@@ -138,7 +137,9 @@ def evaluated(folder: Path, rows: list[Any]) -> pl.DataFrame:
     table = known.select(
         row=-1 - pl.int_range(0, pl.len(), dtype=pl.Int64), name=pl.lit("held"), prompt_key="prompt_key"
     )
-    return table.with_columns(said(frame).alias("text")).cast(evaluation.SCHEMA)
+    return table.with_columns(said(frame).alias("text")).select(
+        pl.col(name).cast(kind) for name, kind in evaluation.SCHEMA.items()
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -15,7 +16,7 @@ ROWS = 100
 
 
 def judged(
-    figures: dict[str, float | None] | None = None, quarantined: int = 0, flags: Any = (), **contract: Any
+    figures: Mapping[str, float | None] | None = None, quarantined: int = 0, flags: Any = (), **contract: Any
 ) -> Verdict:
     columns: dict[str, Any] = dict.fromkeys(FLAGS, [False] * ROWS)
     columns |= {flag: [True] * 3 + [False] * (ROWS - 3) for flag in flags}
@@ -94,7 +95,7 @@ def test_what_refuses_comes_before_what_asks() -> None:
 
 def test_a_figure_that_is_not_there_is_compared_with_nothing() -> None:
     strict = {"warn": 0.0, "fail": 0.001}
-    drift = {kind: strict for kind in ("length", "language", "topic", "source", "label")}
+    drift = dict.fromkeys(("length", "language", "topic", "source", "label"), strict)
     assert judged(drift=drift, budgets={"max_lost_share": 0.0}).decision == "accepted"
 
 

@@ -34,7 +34,7 @@ def rows(messages: list[list[dict[str, Any]]], **columns: list[Any]) -> pl.DataF
         "source": ["s"] * count,
         **columns,
     }
-    kinds = {"messages": pl.List(tables.MESSAGE), **dict.fromkeys(list(values)[1:], pl.String)}
+    kinds: Any = {"messages": pl.List(tables.MESSAGE), **dict.fromkeys(list(values)[1:], pl.String)}
     return pl.DataFrame(values, schema=kinds)
 
 

@@ -201,7 +201,11 @@ def sources(**contract: Any) -> PrepareConfig:
         {"name": "big", "files": "raw/rows/big.json", "weight": 1, "licence": "MIT"},
         {"name": "small", "files": "raw/rows/small.json", "weight": 1},
     ]
-    values = {"owner": "tests", "budgets": {"max_quarantined_share": 1.0}, "split": {"train": 1, "validation": 0}}
+    values: dict[str, Any] = {
+        "owner": "tests",
+        "budgets": {"max_quarantined_share": 1.0},
+        "split": {"train": 1, "validation": 0},
+    }
     values["split"]["test"] = 0
     return PrepareConfig.from_mapping(
         {"name": "rows", "sources": parts, "contract": {**values, **contract}}, origin="test"
