@@ -113,7 +113,7 @@ def read(name: str, content: bytes, **sizes: Any) -> pl.DataFrame:
     frames = list(read_frames(io.BytesIO(content), name=name, **sizes))
     for frame in frames:
         assert dict(frame.schema) == READ
-    return pl.concat([pl.DataFrame(schema=pl.Schema(READ)), *frames])  # type: ignore[arg-type]
+    return pl.concat([pl.DataFrame(schema=READ), *frames])
 
 
 def cases() -> Iterator[tuple[int, str, bytes]]:

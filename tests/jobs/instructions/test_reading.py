@@ -182,7 +182,7 @@ def frame(content: bytes | str, name: str = "rows.jsonl", **how: Any) -> pl.Data
     data = content.encode() if isinstance(content, str) else content
     frames = list(read_frames(io.BytesIO(data), name=name, **how))
     assert all(dict(one.schema) == READ and one.height for one in frames)
-    return pl.concat(frames) if frames else pl.DataFrame(schema=pl.Schema(READ))  # type: ignore[arg-type]
+    return pl.concat(frames) if frames else pl.DataFrame(schema=READ)  # type: ignore[arg-type]
 
 
 def packed(content: bytes, how: str) -> bytes:

@@ -25,7 +25,7 @@ TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="
 def read(content: bytes | str, name: str = "rows.csv", **how: Any) -> pl.DataFrame:
     data = content.encode() if isinstance(content, str) else content
     frames = list(read_frames(io.BytesIO(data), name=name, **how))
-    return pl.concat(frames) if frames else pl.DataFrame(schema=pl.Schema(READ))  # type: ignore[arg-type]
+    return pl.concat(frames) if frames else pl.DataFrame(schema=READ)
 
 
 def parquet(table: Any, **how: Any) -> bytes:
