@@ -97,8 +97,8 @@ def quality(texts: Sequence[str], threshold: float) -> tuple[float, float, int]:
 
     Rows with the same shingles count with all their neighbours, as `near_pairs` says.
     """
-    from llmjobs.instructions.links import resolved, standing
-    from llmjobs.instructions.near import near_pairs
+    from llmjobs.instructions.alike.links import resolved, standing
+    from llmjobs.instructions.alike.near import near_pairs
 
     near = near_pairs(
         [(np.arange(len(texts)), texts)], lambda rows: {row: texts[row] for row in rows.tolist()}, threshold=threshold
@@ -173,7 +173,7 @@ def _texts(path: Path) -> list[str]:
 
 def measure_costs(count: int) -> dict[str, float]:
     """Return what finding the near-duplicates among generated rows costs this process, which should be a new one."""
-    from llmjobs.instructions.near import near_pairs
+    from llmjobs.instructions.alike.near import near_pairs
 
     def search(texts: list[str]) -> int:
         batches = (

@@ -21,8 +21,8 @@ import numpy.typing as npt
 import polars as pl
 
 from llmjobs.contracts.instructions import Quality
-from llmjobs.instructions import quality, selection
-from llmjobs.instructions.embedder import Embed, embedder
+from llmjobs.instructions.choice import quality, selection
+from llmjobs.instructions.choice.embedder import Embed, embedder
 from llmjobs.instructions.tables import MESSAGE
 from tests.benchmarks.figures import Figure, Skipped, report
 

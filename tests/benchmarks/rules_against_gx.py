@@ -224,8 +224,8 @@ def run_ours(path: Path, *, only: Iterable[str] | None) -> dict[str, Any]:
     import polars as pl
 
     from llmjobs.contracts.instructions import PII_KINDS, RULES, DataContract
-    from llmjobs.instructions.examination import examine
-    from llmjobs.instructions.reading import read_frames
+    from llmjobs.instructions.raw.reading import read_frames
+    from llmjobs.instructions.rules.examination import examine
 
     rules = {*RULES} - {*APART} if only is None else {*only}
     contract = DataContract.model_validate(

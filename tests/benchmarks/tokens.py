@@ -18,9 +18,9 @@ from typing import Any
 
 import polars as pl
 
-from llmjobs.instructions.frame_rendering import FrameRenderer
+from llmjobs.instructions.rendered.frame_rendering import FrameRenderer
+from llmjobs.instructions.rendered.tokens import BATCH_ROWS, token_counter
 from llmjobs.instructions.tables import MESSAGE
-from llmjobs.instructions.tokens import BATCH_ROWS, token_counter
 from llmjobs.models import resolve_model
 from llmjobs.rendering import ChatRenderer, load_tokenizer
 from tests.benchmarks.figures import Figure, Skipped, report

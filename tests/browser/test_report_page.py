@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from llmjobs.instructions.report_page import write_report
+from llmjobs.instructions.report.page import write_report
 from tests.jobs.instructions.example_report import example
 
 pytestmark = [pytest.mark.browser]

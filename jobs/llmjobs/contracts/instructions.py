@@ -52,7 +52,7 @@ class Severities(Strict):
 class RowRules(Severities):
     """The rule library: one field a rule, its default severity, and what it catches.
 
-    The expressions are in `llmjobs.instructions.rules`; a test holds both in step.
+    The expressions are in `llmjobs.instructions.rules.library`; a test holds both in step.
     """
 
     unreadable: Refusal = Field(

@@ -18,11 +18,11 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from llmjobs.contracts.instructions import FLAGS, PII_FLAGS, DataContract, PrepareConfig
-from llmjobs.instructions.diff import Diff
 from llmjobs.instructions.ends import COUNTS, Accounts
 from llmjobs.instructions.expectations import Breach, Verdict
 from llmjobs.instructions.published import parquet_writer
-from llmjobs.instructions.rules import RULES_VERSION
+from llmjobs.instructions.report.diff import Diff
+from llmjobs.instructions.rules.library import RULES_VERSION
 
 DETAILS = {
     "unreadable": "read_problem",

@@ -20,8 +20,8 @@ from pathlib import Path
 from llmjobs.contracts.environment import LAKE_URL
 from llmjobs.contracts.errors import ExitCode, JobError
 from llmjobs.contracts.instructions import DataContract
-from llmjobs.instructions.lint import warnings
-from llmjobs.instructions.trial import Trial, try_on
+from llmjobs.instructions.checking.lint import warnings
+from llmjobs.instructions.checking.trial import Trial, try_on
 from llmjobs.lake import Lake
 
 

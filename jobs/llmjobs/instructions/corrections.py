@@ -25,8 +25,8 @@ import polars as pl
 from llmjobs.contracts.errors import BadData, JobError
 from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions import tables
-from llmjobs.instructions.pii import mask_text
-from llmjobs.instructions.reading import read_frames
+from llmjobs.instructions.raw.reading import read_frames
+from llmjobs.instructions.rules.pii import mask_text
 from llmjobs.lake import Lake
 
 RULE = "corrected"

@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 
 from llmjobs.contracts.instructions import PrepareConfig
-from llmjobs.instructions import evaluation, mix, selection
+from llmjobs.instructions import evaluation
+from llmjobs.instructions.alike.leaks import leaking, refuse_leaks
+from llmjobs.instructions.alike.near import drop_near, near_pairs
+from llmjobs.instructions.alike.sides import assign_sides
+from llmjobs.instructions.choice import mix, selection
 from llmjobs.instructions.identity import key_of, said
-from llmjobs.instructions.leaks import leaking, refuse_leaks
-from llmjobs.instructions.near import drop_near, near_pairs
 from llmjobs.instructions.parts import Part
-from llmjobs.instructions.sides import assign_sides
 
 COUNTS = {"published": "published", "quarantined": "quarantined", "duplicate": "duplicates", "left_out": "left_out"}
 """End -> name of the figure that counts it."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import polars as pl
 
 from llmjobs.contracts.instructions import DataContract, EvaluationSet, Source
-from llmjobs.instructions.examination import examine
 from llmjobs.instructions.identity import identify, said
-from llmjobs.instructions.reading import read_frames
-from llmjobs.instructions.sources import Sources
+from llmjobs.instructions.raw.reading import read_frames
+from llmjobs.instructions.raw.sources import Sources
+from llmjobs.instructions.rules.examination import examine
 from llmjobs.lake import Lake
 
 SCHEMA = {"row": pl.Int64, "name": pl.String, "prompt_key": pl.Int128, "text": pl.String}

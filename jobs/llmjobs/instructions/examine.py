@@ -15,7 +15,7 @@ from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.instructions import ExamineResult, PrepareConfig
 from llmjobs.instructions.examined_files import KIND, examine_file
 from llmjobs.instructions.night import storage_options
-from llmjobs.instructions.sources import Sources
+from llmjobs.instructions.raw.sources import Sources
 from llmjobs.lake import Lake
 from llmjobs.results import main
 

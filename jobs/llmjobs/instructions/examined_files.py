@@ -14,15 +14,15 @@ import polars as pl
 
 from llmjobs.contracts.base import digest
 from llmjobs.contracts.instructions import Judge, PrepareConfig
+from llmjobs.instructions.choice.embedder import embedder
+from llmjobs.instructions.choice.judge import judged
+from llmjobs.instructions.choice.quality import QUALITY_VERSION
 from llmjobs.instructions.corrections import Corrections
-from llmjobs.instructions.embedder import embedder
 from llmjobs.instructions.intake import Instruments, take_in
-from llmjobs.instructions.judge import judged
 from llmjobs.instructions.parts import Part, many
-from llmjobs.instructions.quality import QUALITY_VERSION
-from llmjobs.instructions.rules import RULES_VERSION
-from llmjobs.instructions.sources import SourceFile, Sources
-from llmjobs.instructions.tokens import token_counter
+from llmjobs.instructions.raw.sources import SourceFile, Sources
+from llmjobs.instructions.rendered.tokens import token_counter
+from llmjobs.instructions.rules.library import RULES_VERSION
 from llmjobs.lake import Lake
 
 KIND = "parts"

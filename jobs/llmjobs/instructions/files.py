@@ -11,7 +11,7 @@ import sys
 
 from llmjobs.contracts.instructions import FilesResult, PrepareConfig
 from llmjobs.instructions.night import storage_options
-from llmjobs.instructions.sources import Sources
+from llmjobs.instructions.raw.sources import Sources
 from llmjobs.lake import Lake
 from llmjobs.results import main
 

@@ -11,14 +11,14 @@ import numpy as np
 import polars as pl
 
 from llmjobs.contracts.instructions import PrepareConfig
+from llmjobs.instructions.choice.quality import score, with_marks
+from llmjobs.instructions.choice.selection import FEATURES, features
 from llmjobs.instructions.corrections import Corrections
-from llmjobs.instructions.examination import examine
 from llmjobs.instructions.identity import identify
 from llmjobs.instructions.parts import READ_FLAGS, REFUSED_COLUMNS, Part
-from llmjobs.instructions.quality import score, with_marks
-from llmjobs.instructions.reading import read_frames
-from llmjobs.instructions.selection import FEATURES, features
-from llmjobs.instructions.sources import SourceFile, Sources
+from llmjobs.instructions.raw.reading import read_frames
+from llmjobs.instructions.raw.sources import SourceFile, Sources
+from llmjobs.instructions.rules.examination import examine
 
 CHUNK_ROWS = 50_000
 CHUNK_BYTES = 32 << 20

@@ -19,20 +19,20 @@ from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import evaluation, replay
 from llmjobs.instructions.audit import SetAside, figures, write_audit
+from llmjobs.instructions.choice.quality import QUALITY_VERSION
+from llmjobs.instructions.choice.selection import SELECTION_VERSION
 from llmjobs.instructions.corrections import Corrections
-from llmjobs.instructions.diff import Diff, diff
-from llmjobs.instructions.drift import lost_share
 from llmjobs.instructions.ends import Accounts, Past, account_for
 from llmjobs.instructions.examined_files import examined, instruments_of
 from llmjobs.instructions.expectations import FIGURES, Verdict, judge
-from llmjobs.instructions.findings import Findings
 from llmjobs.instructions.identity import hexadecimal, said, said_keys
 from llmjobs.instructions.parts import Part
 from llmjobs.instructions.published import SCHEMA, SIDES, Published, SideWriter, version_of
-from llmjobs.instructions.quality import QUALITY_VERSION
-from llmjobs.instructions.rules import RULES_VERSION
-from llmjobs.instructions.selection import SELECTION_VERSION
-from llmjobs.instructions.sources import Sources
+from llmjobs.instructions.raw.sources import Sources
+from llmjobs.instructions.report.diff import Diff, diff
+from llmjobs.instructions.report.drift import lost_share
+from llmjobs.instructions.report.findings import Findings
+from llmjobs.instructions.rules.library import RULES_VERSION
 from llmjobs.instructions.takedown import taken_down
 from llmjobs.lake import Lake
 

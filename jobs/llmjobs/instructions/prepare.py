@@ -22,7 +22,7 @@ from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.instructions import PrepareConfig, PrepareResult
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions.night import Night
-from llmjobs.instructions.targets import publish_targets
+from llmjobs.instructions.rendered.targets import publish_targets
 from llmjobs.instructions.versions import is_withdrawn, roll_back
 from llmjobs.lake import Lake
 from llmjobs.results import main

@@ -24,8 +24,8 @@ from llmjobs.instructions.identity import identify, key_of
 from llmjobs.instructions.intake import CHUNK_ROWS, Instruments, examine_into, weighed
 from llmjobs.instructions.parts import READ_FLAGS, REFUSED_COLUMNS, Part
 from llmjobs.instructions.published import Published
-from llmjobs.instructions.reading import read_frames
-from llmjobs.instructions.sources import Sources
+from llmjobs.instructions.raw.reading import read_frames
+from llmjobs.instructions.raw.sources import Sources
 from llmjobs.lake import Lake
 
 LAST = "last"

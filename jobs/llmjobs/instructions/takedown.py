@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 
 from llmjobs.contracts.errors import BadConfig, BadData, ExitCode, JobError
 from llmjobs.contracts.manifest import Manifest
-from llmjobs.instructions import traces
-from llmjobs.instructions.descendants import made_from
-from llmjobs.instructions.people import who
+from llmjobs.instructions.history import traces
+from llmjobs.instructions.history.descendants import made_from
+from llmjobs.instructions.history.people import who
 from llmjobs.lake import Lake
 
 

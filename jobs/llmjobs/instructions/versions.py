@@ -22,8 +22,8 @@ from pathlib import Path
 from llmjobs.contracts.errors import BadConfig, BadData, ExitCode, JobError
 from llmjobs.contracts.instructions import PublishResult
 from llmjobs.contracts.manifest import Manifest
-from llmjobs.instructions.descendants import made_from
-from llmjobs.instructions.people import who
+from llmjobs.instructions.history.descendants import made_from
+from llmjobs.instructions.history.people import who
 from llmjobs.instructions.takedown import taken_down_in
 from llmjobs.lake import Lake
 

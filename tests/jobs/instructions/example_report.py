@@ -8,9 +8,7 @@ import numpy as np
 import polars as pl
 
 from llmjobs.contracts.instructions import Budgets, Drift, RowRules
-from llmjobs.instructions.diff import Changes, Diff, diff
-from llmjobs.instructions.distributions import histogram, quantiles
-from llmjobs.instructions.report_data import (
+from llmjobs.instructions.report.data import (
     Comparison,
     File,
     Fraction,
@@ -29,7 +27,9 @@ from llmjobs.instructions.report_data import (
     SourceShare,
     Suite,
 )
-from llmjobs.instructions.report_limits import budget_limits, drift_limits, rule_limit
+from llmjobs.instructions.report.diff import Changes, Diff, diff
+from llmjobs.instructions.report.distributions import histogram, quantiles
+from llmjobs.instructions.report.limits import budget_limits, drift_limits, rule_limit
 
 Say = Callable[[str], str]
 """What is written wherever the text of a row, a file or a person stands; the tests plant things here."""

@@ -15,7 +15,7 @@ from llmjobs.instructions.ends import Accounts, Past, account_for
 from llmjobs.instructions.intake import Instruments, take_in
 from llmjobs.instructions.parts import Part
 from llmjobs.instructions.published import SIDES
-from llmjobs.instructions.sources import Sources
+from llmjobs.instructions.raw.sources import Sources
 from llmjobs.lake import Lake
 
 Row = dict[str, Any]

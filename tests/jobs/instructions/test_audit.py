@@ -20,7 +20,7 @@ from llmjobs.instructions.audit import (
 )
 from llmjobs.instructions.ends import Past
 from llmjobs.instructions.expectations import Breach
-from llmjobs.instructions.findings import _raw_parts
+from llmjobs.instructions.report.findings import _raw_parts
 from tests.jobs.instructions.nights import accounts_of, config_of, lines
 
 

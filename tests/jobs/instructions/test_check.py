@@ -13,7 +13,7 @@ import yaml
 
 from llmjobs.contracts.instructions import DataContract
 from llmjobs.instructions import check
-from llmjobs.instructions.lint import warnings
+from llmjobs.instructions.checking.lint import warnings
 from llmjobs.lake import Lake
 
 REPOSITORY = Path(__file__).parents[3]

@@ -10,10 +10,10 @@ import yaml
 
 from llmjobs.contracts.instructions import DataContract, PrepareConfig
 from llmjobs.contracts.training import Sweep
-from llmjobs.instructions.lint import warnings
+from llmjobs.instructions.checking.lint import warnings
+from llmjobs.instructions.choice.quality import WEIGHTS
 from llmjobs.instructions.published import COLUMNS
-from llmjobs.instructions.quality import WEIGHTS
-from llmjobs.instructions.reading import SUFFIXES, read_frames
+from llmjobs.instructions.raw.reading import SUFFIXES, read_frames
 from tests.jobs.instructions.conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/guide/data-contracts.md").read_text(encoding="utf-8")

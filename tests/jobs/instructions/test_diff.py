@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp
 
-from llmjobs.instructions import diff as diff_module
-from llmjobs.instructions.diff import Changes, Diff, Share, Shift, diff, summary
-from llmjobs.instructions.distributions import (
+from llmjobs.instructions.published import SIDES
+from llmjobs.instructions.report import diff as diff_module
+from llmjobs.instructions.report.diff import Changes, Diff, Share, Shift, diff, summary
+from llmjobs.instructions.report.distributions import (
     NO_VALUE,
     counts,
     histogram,
@@ -23,7 +24,6 @@ from llmjobs.instructions.distributions import (
     kolmogorov_smirnov,
     quantiles,
 )
-from llmjobs.instructions.published import SIDES
 
 FAR = 2**126
 """Keys are hashes of 128 bits, negative ones too."""

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from llmjobs.contracts.instructions import Budgets, Drift
-from llmjobs.instructions.diff import Changes, Diff, Kind, Shift
-from llmjobs.instructions.drift import breaches, lost_rows, lost_share
+from llmjobs.instructions.report.diff import Changes, Diff, Kind, Shift
+from llmjobs.instructions.report.drift import breaches, lost_rows, lost_share
 
 
 def moved(**values: float) -> Diff:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import PII_FLAGS, PII_KINDS, RULES, DataContract
-from llmjobs.instructions.examination import Examined, examine
-from llmjobs.instructions.reading import read_frames
+from llmjobs.instructions.raw.reading import read_frames
+from llmjobs.instructions.rules.examination import Examined, examine
 from llmjobs.instructions.tables import EXAMINED, FIXES, MESSAGE, READ
 
 _READ: Any = READ

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from llmjobs.contracts.instructions import PrepareConfig
-from llmjobs.instructions import findings, prepare, report_page
-from llmjobs.instructions.report_data import ReportData
+from llmjobs.instructions import prepare
+from llmjobs.instructions.report import findings
+from llmjobs.instructions.report import page as report_page
+from llmjobs.instructions.report.data import ReportData
 from llmjobs.lake import Lake
 from tests.jobs.instructions.nights import Good, MakeConfig, Raw
 

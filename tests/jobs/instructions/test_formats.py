@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from llmjobs.contracts.instructions import Format, Mapping
-from llmjobs.instructions.formats import COLUMNS, WrongShape, parts_of, storable, take
-from llmjobs.instructions.row_layouts import Layouts
+from llmjobs.instructions.raw.formats import COLUMNS, WrongShape, parts_of, storable, take
+from llmjobs.instructions.raw.row_layouts import Layouts
 
 
 def test_alpaca_with_system_and_history() -> None:

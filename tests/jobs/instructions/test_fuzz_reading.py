@@ -17,8 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from llmjobs.instructions.plain_rows import PlainRows
-from llmjobs.instructions.reading import read_frames
+from llmjobs.instructions.raw.plain_rows import PlainRows
+from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.instructions.tables import READ
 
 BUDGET_SECONDS = float(os.environ.get("NIGHTSHIFT_FUZZ_SECONDS", "5"))

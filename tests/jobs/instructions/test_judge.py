@@ -17,7 +17,7 @@ import pytest
 
 from llmjobs.contracts.errors import BadConfig, JobError
 from llmjobs.contracts.instructions import Judge
-from llmjobs.instructions import judge as judging
+from llmjobs.instructions.choice import judge as judging
 
 SAID = {
     "good": "4",

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjobs.instructions.leaks import SETS, leaking, refuse_leaks
-from llmjobs.instructions.near import PAIRS
-from llmjobs.instructions.sides import SIDE
+from llmjobs.instructions.alike.leaks import SETS, leaking, refuse_leaks
+from llmjobs.instructions.alike.near import PAIRS
+from llmjobs.instructions.alike.sides import SIDE
 
 SCHEMA: dict[str, Any] = {"row": pl.UInt32, "side": SIDE, "prompt_key": pl.Int128, "group_key": pl.Int128}
 

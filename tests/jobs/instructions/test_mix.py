@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.instructions import Source
-from llmjobs.instructions import mix
+from llmjobs.instructions.choice import mix
 
 
 def source(name: str, weight: float | None = None) -> Source:

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjobs.instructions.bands import band_sizes
-from llmjobs.instructions.near import PAIRS, drop_near, near_pairs
-from llmjobs.instructions.shingles import TOKENS, shingles
+from llmjobs.instructions.alike.bands import band_sizes
+from llmjobs.instructions.alike.near import PAIRS, drop_near, near_pairs
+from llmjobs.instructions.alike.shingles import TOKENS, shingles
 from tests.benchmarks.near_duplicates import by_hand, changed, quality, real_texts
 
 WORDS = tuple("".join(letters) for letters in itertools.product("bdklm", "aeiou", "rstvz"))
@@ -145,8 +145,8 @@ def test_candidates_are_verified_in_portions(monkeypatch: pytest.MonkeyPatch) ->
         calls.append(len(rows))
         return {row: texts[row] for row in rows.tolist()}
 
-    monkeypatch.setattr("llmjobs.instructions.similarity._CHARACTERS", 2_000)
-    monkeypatch.setattr("llmjobs.instructions.shingles._CHARACTERS", 500)
+    monkeypatch.setattr("llmjobs.instructions.alike.similarity._CHARACTERS", 2_000)
+    monkeypatch.setattr("llmjobs.instructions.alike.shingles._CHARACTERS", 500)
     assert near_pairs([(np.arange(len(texts)), texts)], fetch, threshold=0.8).equals(whole)
     assert len(whole) == 40
     assert len(calls) > 5

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from llmjobs.contracts.errors import BadConfig
 from llmjobs.contracts.instructions import PII_KINDS
-from llmjobs.instructions import presidio
-from llmjobs.instructions.pii import HINTS, found_in, hint, mask_json, mask_text, mask_texts, masked
+from llmjobs.instructions.rules import presidio
+from llmjobs.instructions.rules.pii import HINTS, found_in, hint, mask_json, mask_text, mask_texts, masked
 
 # Keys are put together here, so that nobody's secret scanner stops at this file. The PEM block is random.
 KEY = "T3BlbkFJ9xQmZ2vLr8KdW4yNhB7c"

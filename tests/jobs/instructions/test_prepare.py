@@ -15,7 +15,7 @@ from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.instructions import prepare
 from llmjobs.instructions.night import Night
 from llmjobs.instructions.published import COLUMNS, SIDES
-from llmjobs.instructions.sources import Sources
+from llmjobs.instructions.raw.sources import Sources
 from llmjobs.lake import Lake
 from tests.jobs.instructions.nights import (
     Good,

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from llmjobs.contracts.errors import BadConfig
 from llmjobs.contracts.instructions import Quality
-from llmjobs.instructions import quality, words
-from llmjobs.instructions.embedder import embedder
+from llmjobs.instructions.choice import quality, words
+from llmjobs.instructions.choice.embedder import embedder
 from llmjobs.instructions.tables import MESSAGE
 from tests.benchmarks.quality import FLOORS, auc, long_enough, read, spoil, table, turn
 

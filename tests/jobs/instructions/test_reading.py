@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import Format, Mapping
-from llmjobs.instructions import decompression, json_rows, reading
-from llmjobs.instructions.formats import is_row
-from llmjobs.instructions.plain_rows import PlainRows
-from llmjobs.instructions.reading import ReadRow, kind_of, read_frames, read_rows
+from llmjobs.instructions.raw import decompression, json_rows, reading
+from llmjobs.instructions.raw.formats import is_row
+from llmjobs.instructions.raw.plain_rows import PlainRows
+from llmjobs.instructions.raw.reading import ReadRow, kind_of, read_frames, read_rows
 from llmjobs.instructions.tables import READ
 
 A, B, C = ({"instruction": letter, "output": letter.lower()} for letter in "ABC")
@@ -182,7 +182,7 @@ def frame(content: bytes | str, name: str = "rows.jsonl", **how: Any) -> pl.Data
     data = content.encode() if isinstance(content, str) else content
     frames = list(read_frames(io.BytesIO(data), name=name, **how))
     assert all(dict(one.schema) == READ and one.height for one in frames)
-    return pl.concat(frames) if frames else pl.DataFrame(schema=READ)  # type: ignore[arg-type]
+    return pl.concat(frames) if frames else pl.DataFrame(schema=READ)
 
 
 def packed(content: bytes, how: str) -> bytes:

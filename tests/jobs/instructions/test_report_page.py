@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import Budgets
-from llmjobs.instructions.diff import Changes, Diff
-from llmjobs.instructions.report_data import Comparison, Fraction, Matches, QualityCurve, ReportData, Row
-from llmjobs.instructions.report_limits import at_most, budget_limits
-from llmjobs.instructions.report_page import TEMPLATES, percent, sections, write_report
-from llmjobs.instructions.selection import fractions
-from llmjobs.instructions.shown_texts import shorten, shown
-from llmjobs.instructions.word_changes import ELLIPSIS, word_changes
+from llmjobs.instructions.choice.selection import fractions
+from llmjobs.instructions.report.data import Comparison, Fraction, Matches, QualityCurve, ReportData, Row
+from llmjobs.instructions.report.diff import Changes, Diff
+from llmjobs.instructions.report.limits import at_most, budget_limits
+from llmjobs.instructions.report.page import TEMPLATES, percent, sections, write_report
+from llmjobs.instructions.report.shown_texts import shorten, shown
+from llmjobs.instructions.report.word_changes import ELLIPSIS, word_changes
 from tests.jobs.instructions.example_report import example
 
 VOID = {"meta", "br", "wbr", "rect", "path", "circle", "link", "img"}

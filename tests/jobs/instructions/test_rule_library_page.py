@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from llmjobs.contracts.instructions import FLAGS, PII_KINDS, RULES, DataContract
-from llmjobs.instructions.examination import examine
-from llmjobs.instructions.reading import read_frames
+from llmjobs.instructions.raw.reading import read_frames
+from llmjobs.instructions.rules.examination import examine
 from tests.jobs.instructions.conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/guide/rule-library.md").read_text(encoding="utf-8")

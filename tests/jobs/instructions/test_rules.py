@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import RULES, DataContract, RowRules
-from llmjobs.instructions.examination import Examined, examine
-from llmjobs.instructions.reading import read_frames
-from llmjobs.instructions.rules import HINT, HINTED, RULES_VERSION, flagged
+from llmjobs.instructions.raw.reading import read_frames
+from llmjobs.instructions.rules.examination import Examined, examine
+from llmjobs.instructions.rules.library import HINT, HINTED, RULES_VERSION, flagged
+from llmjobs.instructions.rules.texts import plain_texts
 from llmjobs.instructions.tables import READ
-from llmjobs.instructions.texts import plain_texts
 
 READ_TYPES: Any = READ
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import TrainBudget
-from llmjobs.instructions import selection
+from llmjobs.instructions.choice import selection
 from tests.benchmarks.quality import ranked_rows, read
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), min_size=1, max_size=8)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import Split
-from llmjobs.instructions.near import PAIRS
-from llmjobs.instructions.sides import SIDE, SIDES, assign_sides, side_of_keys
+from llmjobs.instructions.alike.near import PAIRS
+from llmjobs.instructions.alike.sides import SIDE, SIDES, assign_sides, side_of_keys
 
 THIRDS = Split(train=0.4, validation=0.3, test=0.3)
 

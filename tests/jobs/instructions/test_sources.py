@@ -10,8 +10,8 @@ import pytest
 
 from llmjobs.contracts.errors import BadConfig, BadData, JobError
 from llmjobs.contracts.instructions import PrepareConfig, Source
-from llmjobs.instructions.reading import read_frames
-from llmjobs.instructions.sources import Sources
+from llmjobs.instructions.raw.reading import read_frames
+from llmjobs.instructions.raw.sources import Sources
 from llmjobs.lake import Lake
 
 Write = Callable[..., None]

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import Mapping
-from llmjobs.instructions import tabular
-from llmjobs.instructions.reading import read_frames
+from llmjobs.instructions.raw import tabular
+from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.instructions.tables import READ
 
 HEADER = "instruction,input,output\n"

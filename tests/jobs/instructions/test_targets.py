@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.instructions import PrepareConfig, Target
-from llmjobs.instructions.frame_rendering import FrameRenderer, _looked_for
+from llmjobs.instructions.rendered.frame_rendering import FrameRenderer, _looked_for
+from llmjobs.instructions.rendered.targets import KIND, publish_targets, rendered_version, write_target
+from llmjobs.instructions.rendered.tokens import estimate, token_counter, token_counts
 from llmjobs.instructions.tables import MESSAGE
-from llmjobs.instructions.targets import KIND, publish_targets, rendered_version, write_target
-from llmjobs.instructions.tokens import estimate, token_counter, token_counts
 from llmjobs.lake import Lake
 from llmjobs.rendering import CannotRender, ChatRenderer, ChatRow
 from llmjobs.training.tokenisation import tokenise
@@ -345,7 +345,7 @@ def test_each_target_is_published_once(
         assert manifest.inputs["dataset_version"] == "v1"
         sides = ("test", "train", "validation")
         assert [file.path for file in manifest.files] == [f"{name}.{side}.parquet" for side in sides]
-    monkeypatch.setattr("llmjobs.instructions.targets.write_target", None)
+    monkeypatch.setattr("llmjobs.instructions.rendered.targets.write_target", None)
     assert publish_targets(lake, published, "v1") == first
 
 

@@ -15,8 +15,8 @@ import yaml
 from scipy.stats import binomtest
 
 from llmjobs.contracts.instructions import DataContract, Mapping
-from llmjobs.instructions.examination import examine
-from llmjobs.instructions.reading import read_frames
+from llmjobs.instructions.raw.reading import read_frames
+from llmjobs.instructions.rules.examination import examine
 
 FOLDER = Path(__file__).parent
 DATA = Path(__file__).parents[5] / "shared" / "data" / "instructions"

@@ -1,0 +1,89 @@
+"""Deals groups of rows to train, validation and test: by their key, for ever, and near groups together."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import polars as pl
+
+from llmjobs.contracts.instructions import Split
+from llmjobs.instructions.alike.links import components, resolved, standing
+from llmjobs.instructions.alike.mixing import mixed
+
+SIDES = ("train", "validation", "test")
+SIDE = pl.Enum(SIDES)
+
+_LOW = pl.lit((1 << 64) - 1, dtype=pl.Int128)
+_BITS = 52  # a float holds them exactly
+
+
+def assign_sides(
+    rows: pl.DataFrame, split: Split, *, known: pl.DataFrame | None, pairs: pl.DataFrame | None
+) -> pl.Series:
+    """Return ``side`` of each row, in the order of the rows, all rows of a group on one side.
+
+    * A group that is known keeps its side, always: whatever rows come, go, or turn out to be near it.
+    * Groups with rows that are near each other form a component. Its new groups take the side of its known ones; if
+      these are on several sides they go to train, and `leaks.leaking` finds what then matches held-out rows. Without
+      known groups all take the side of the smallest key.
+    * Any other group has the side of its own key (`side_of_keys`).
+
+    Args:
+        rows: ``row`` and ``group_key`` (Int128). With the rows that `drop_near` drops, a row that replaces a near one
+            of the last version inherits its side.
+        split: Shares and salt.
+        known: ``group_key`` and ``side`` of earlier versions under the same salt; groups without rows do no harm.
+        pairs: As `near_pairs` returns them, of at least the similarity that must not straddle sides. Rows that are not
+            in `rows` (dropped, or of evaluation sets) join nothing, but for telling which rows are equal.
+    """
+    sides = rows.select("group_key", side=side_of_keys(rows["group_key"], split))
+    if known is None:
+        known = sides.clear()
+    known = known.select("group_key", known=pl.col("side").cast(SIDE)).unique("group_key")
+    dealt = sides.join(known, on="group_key", how="left", maintain_order="left")
+    if pairs is not None and len(pairs):
+        dealt = dealt.join(_of_components(rows, pairs, known, split), on="group_key", how="left", maintain_order="left")
+        dealt = dealt.with_columns(side=pl.coalesce("together", "side"))
+    return dealt.select(pl.coalesce("known", "side").alias("side"))["side"]
+
+
+def side_of_keys(keys: pl.Series, split: Split) -> pl.Series:
+    """Return the side of each group by its key (Int128), the salt and the shares, and by nothing else.
+
+    A key is a hash: its low 64 bits, with those of the salt's SHA-256 and mixed, are its position from 0 to 1; test
+    comes first, then validation, then train. A million keys cost a few hundredths of a second.
+    """
+    salt = np.uint64(int.from_bytes(hashlib.sha256(split.salt.encode()).digest()[:8], "big"))
+    low = keys.to_frame("key").select((pl.col("key") & _LOW).cast(pl.UInt64))["key"].to_numpy()
+    position = (mixed(low ^ salt) >> np.uint64(64 - _BITS)).astype(np.float64) / (1 << _BITS)
+    number = np.select([position < split.test, position < split.test + split.validation], [2, 1], 0)
+    return pl.Series("side", SIDES, dtype=SIDE).gather(number)
+
+
+def _of_components(rows: pl.DataFrame, pairs: pl.DataFrame, known: pl.DataFrame, split: Split) -> pl.DataFrame:
+    """Return ``group_key`` and ``together`` of the groups that are joined with others."""
+    joined = components(_links(rows, pairs)).rename({"row": "group_key"})
+    smallest = joined.select("group_key", side=side_of_keys(joined["same"], split))
+    held = joined.join(known, on="group_key").group_by("same").agg(pl.col("known").unique())
+    one = pl.col("known").list.first()
+    held = held.select(
+        "same", agreed=pl.when(pl.col("known").list.len() == 1).then(one).otherwise(pl.lit("train", SIDE))
+    )
+    return (
+        joined.join(smallest, on="group_key")
+        .join(held, on="same", how="left")
+        .select("group_key", together=pl.coalesce("agreed", "side"))
+    )
+
+
+def _links(rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """Return pairs of group keys that must be on one side, as ``row`` and ``other``."""
+    groups = rows.select(pl.col("row").cast(pl.Int64), "group_key").join(standing(pairs), on="row")
+    firsts = groups.group_by("same").agg(first=pl.col("group_key").min())
+    within = groups.join(firsts, on="same").select(row="first", other="group_key")
+    across = resolved(pairs)
+    for end in ("row", "other"):
+        across = across.join(firsts.rename({"same": end, "first": f"{end}_key"}), on=end)
+    across = across.select(row="row_key", other="other_key")
+    return pl.concat([within, across]).filter(pl.col("row") != pl.col("other")).unique()

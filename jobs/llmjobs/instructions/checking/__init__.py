@@ -1,0 +1,1 @@
+"""A contract looked at and tried without Airflow."""

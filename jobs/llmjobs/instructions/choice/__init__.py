@@ -1,0 +1,1 @@
+"""Quality against quantity: scores, the order in which a budget takes rows, mixes by weight."""

@@ -1,0 +1,1 @@
+"""Where rows and versions went: what was made from them, and by whom."""

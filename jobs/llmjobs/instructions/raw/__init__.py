@@ -1,0 +1,1 @@
+"""Source files become frames of raw rows, whatever their format, packing and damage."""

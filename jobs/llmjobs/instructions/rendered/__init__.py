@@ -1,0 +1,1 @@
+"""Published rows as training text, and their tokens."""

@@ -1,0 +1,1 @@
+"""What changed since the last version, and the page that tells it."""

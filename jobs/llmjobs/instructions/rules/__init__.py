@@ -1,0 +1,1 @@
+"""Raw rows become examined rows: repairs, rules, personal data, all as columns."""
