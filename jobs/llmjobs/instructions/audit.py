@@ -33,6 +33,7 @@ DETAILS = {
 """Flag -> the column of a refused row that says more."""
 
 _SET_ASIDE = ("row_id", "messages", "tools", "source", "source_file", "source_line")
+_MOST_DIGITS = 12
 _OLDEST = pl.CompatLevel.oldest()
 
 
@@ -106,7 +107,8 @@ def breach_sentence(breach: Breach, found: dict[str, Any]) -> str:
         )
     if name.endswith("lost_share"):
         return (
-            f"{breach.found:.2%} of the last version's rows are lost and {breach.limit} allows {breach.allowed:.2%}: "
+            f"{_apart(breach, '%', 2)} of the last version's rows are lost and {breach.limit} allows "
+            f"{breach.allowed:.2%}: "
             "look for a missing file or raise the budget"
         )
     if name == "min_rows":
@@ -117,10 +119,17 @@ def breach_sentence(breach: Breach, found: dict[str, Any]) -> str:
     if section == "drift":
         kind = name.partition(".")[0]
         return (
-            f"{kind} moved by {breach.found:.3f} and {breach.limit} allows {breach.allowed:g}, so look at the report's "
-            "comparison, then raise the limit or mend the source"
+            f"{kind} moved by {_apart(breach, 'f', 3)} and {breach.limit} allows {breach.allowed:g}, so look at the "
+            "report's comparison, then raise the limit or mend the source"
         )
     return f"{breach.found:g} rows break {breach.limit}, which is set to fail, so repair them or set it to quarantine"
+
+
+def _apart(breach: Breach, form: str, digits: int) -> str:
+    """Return what was found with as many digits as tell it from what is allowed."""
+    while f"{breach.found:.{digits}{form}}" == f"{breach.allowed:.{digits}{form}}" and digits < _MOST_DIGITS:
+        digits += 1
+    return f"{breach.found:.{digits}{form}}"
 
 
 def write_audit(folder: Path, accounts: Accounts, verdict: Verdict, contract: DataContract) -> None:

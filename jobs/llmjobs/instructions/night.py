@@ -29,8 +29,7 @@ from llmjobs.instructions.identity import hexadecimal, said, said_keys
 from llmjobs.instructions.parts import Part
 from llmjobs.instructions.published import SCHEMA, SIDES, Published, SideWriter, version_of
 from llmjobs.instructions.raw.sources import Sources
-from llmjobs.instructions.report.diff import Diff, diff
-from llmjobs.instructions.report.drift import lost_share
+from llmjobs.instructions.report.diff import Diff, diff, lost_share
 from llmjobs.instructions.report.findings import Findings
 from llmjobs.instructions.rules.library import RULES_VERSION
 from llmjobs.instructions.takedown import taken_down

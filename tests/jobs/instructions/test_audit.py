@@ -100,6 +100,11 @@ def test_a_row_is_written_as_the_reader_takes_it() -> None:
         (Breach("budgets.warn_lost_share", 0.3, 0.2, "ask"), "30.00% of the last version's rows are lost"),
         (Breach("budgets.min_rows", 4, 5, "fail"), "4 rows could be published and budgets.min_rows asks for 5"),
         (Breach("drift.topic.fail", 0.31, 0.2, "fail"), "topic moved by 0.310 and drift.topic.fail allows 0.2"),
+        (
+            Breach("drift.topic.warn", 0.2500004, 0.25, "ask"),
+            "topic moved by 0.2500004 and drift.topic.warn",
+        ),
+        (Breach("budgets.max_lost_share", 0.20004, 0.2, "fail"), "20.004% of the last version's rows are lost"),
         (Breach("rules.refusal", 3, 0, "fail"), "3 rows break rules.refusal, which is set to fail"),
     ],
 )

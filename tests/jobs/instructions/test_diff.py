@@ -15,7 +15,7 @@ from scipy.stats import ks_2samp
 
 from llmjobs.instructions.published import SIDES
 from llmjobs.instructions.report import diff as diff_module
-from llmjobs.instructions.report.diff import Changes, Diff, Share, Shift, diff, summary
+from llmjobs.instructions.report.diff import Changes, Diff, Share, Shift, diff, lost_share, summary
 from llmjobs.instructions.report.distributions import (
     NO_VALUE,
     counts,
@@ -302,3 +302,10 @@ def test_a_first_version_is_compared_with_nothing() -> None:
     assert text.startswith("A person is asked because 1 limit of the contract is broken:\n- one\n")
     assert "Shifts" not in text
     assert "rows before" not in text
+
+
+@pytest.mark.parametrize(
+    ("base", "new", "share"), [(100, 90, 0.1), (100, 100, 0), (100, 120, 0), (0, 5, 0), (10, 0, 1)]
+)
+def test_the_lost_share(base: int, new: int, share: float) -> None:
+    assert lost_share(Diff(base, new, Changes(removed=max(0, base - new), unchanged=min(base, new)))) == share

@@ -85,6 +85,18 @@ def test_each_limit_can_be_broken(given: Any, contract: Any, breach: Breach) -> 
     assert verdict.decision == ("refused" if breach.level == "fail" else "ask")
 
 
+@pytest.mark.parametrize(
+    ("value", "levels"), [(0.0, []), (0.1, []), (0.1001, ["ask"]), (0.25, ["ask"]), (0.2501, ["fail", "ask"])]
+)
+def test_a_limit_itself_is_allowed(value: float, levels: list[str]) -> None:
+    verdict = judged(
+        {"topic": value, "lost_share": value},
+        drift={"topic": {"warn": 0.1, "fail": 0.25}},
+        budgets={"warn_lost_share": 0.1, "max_lost_share": 0.25},
+    )
+    assert [breach.level for breach in verdict.breaches] == [level for level in levels for _ in range(2)]
+
+
 def test_what_refuses_comes_before_what_asks() -> None:
     verdict = judged(
         {"length": 0.5}, 8, drift={"length": {"warn": 0.1, "fail": 0.4}}, budgets={"warn_quarantined_share": 0.05}

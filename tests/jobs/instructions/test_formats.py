@@ -1,4 +1,4 @@
-"""Formats: Alpaca and chats become parts, and what is neither says why."""
+"""Formats: rows are taken apart into the columns of READ, and what is no row says why."""
 
 import json
 from typing import Any
@@ -6,76 +6,8 @@ from typing import Any
 import pytest
 
 from llmjobs.contracts.instructions import Format, Mapping
-from llmjobs.instructions.raw.formats import COLUMNS, WrongShape, parts_of, storable, take
+from llmjobs.instructions.raw.formats import COLUMNS, WrongShape, storable, take
 from llmjobs.instructions.raw.row_layouts import Layouts
-
-
-def test_alpaca_with_system_and_history() -> None:
-    row = {"system": "Be kind.", "history": [["Hi", "Hello"]], "instruction": "I", "input": "x", "output": "o"}
-    assert parts_of(row, "", "auto") == [
-        (0, "system", "system", "Be kind."),
-        (1, "user", "content", "Hi"),
-        (2, "assistant", "content", "Hello"),
-        (3, "user", "instruction", "I"),
-        (3, "user", "input", "x"),
-        (4, "assistant", "output", "o"),
-    ]
-
-
-def test_null_is_the_empty_text() -> None:
-    parts = parts_of({"instruction": "I", "input": None, "output": None}, "", "alpaca")
-    assert [text for *_, text in parts] == ["I", "", ""]
-
-
-def test_chat_with_content_parts() -> None:
-    message = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
-    assert parts_of({"messages": [message]}, "", "auto") == [(0, "user", "content", "a\nb")]
-
-
-@pytest.mark.parametrize(
-    ("row", "why"),
-    [
-        ([1], "a list, not an object"),
-        ("text", "a text, not an object"),
-        (None, "null, not an object"),
-        ({"question": "q"}, "neither `messages` nor `instruction` among its keys: question"),
-        ({"instruction": "I"}, "field `output` is missing"),
-        ({"instruction": "I", "output": 3}, "field `output` is a number, not a text"),
-        ({"instruction": ["I"], "output": ""}, "field `instruction` is a list, not a text"),
-        ({"instruction": "I", "output": "", "history": [["one"]]}, "field `history` is not a list of pairs of texts"),
-        ({"messages": []}, "field `messages` is not a list of messages"),
-        ({"messages": ["hi"]}, "messages[0] has no `role` and `content`"),
-        ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content is a number, not a text"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages[0].content holds a part that is not a text",
-        ),
-        (
-            {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
-            "messages[0] calls tools, which this job cannot publish yet",
-        ),
-    ],
-)
-def test_what_is_no_row_says_why(row: Any, why: str) -> None:
-    with pytest.raises(WrongShape) as caught:
-        parts_of(row, "", "auto")
-    assert str(caught.value) == why
-
-
-def test_a_contract_can_insist_on_one_format() -> None:
-    with pytest.raises(WrongShape, match="messages"):
-        parts_of({"instruction": "I", "output": "o"}, "", "messages")
-    with pytest.raises(WrongShape, match="instruction"):
-        parts_of({"messages": [{"role": "user", "content": "c"}]}, "", "alpaca")
-
-
-def test_lone_surrogates_become_replacement_characters() -> None:
-    row, raw = {"instruction": "a\ud800b", "output": "😀"}, '{"instruction": "a\\ud800b"}'
-    assert [text for *_, text in parts_of(row, raw, "auto")] == ["a\ufffdb", "", "😀"]
-    assert storable("\ud83d\ude00") == "😀"
-
-
-# --- taking rows apart into the columns of READ
 
 
 def taken(row: Any, form: Format = "auto", mapping: Mapping | None = None, raw: str = "") -> dict[str, Any]:
@@ -94,6 +26,7 @@ CALL_TEXT = '[{"name":"f","arguments":{"a":[1,"ü"]}}]'
     ("row", "columns"),
     [
         ({"instruction": "I", "output": "o"}, {"instruction": "I", "input": "", "output": "o"}),
+        ({"instruction": "I", "input": None, "output": None}, {"instruction": "I", "input": "", "output": ""}),
         (
             {"instruction": "I", "input": None, "output": "o", "system": "S", "history": [["q", "a"]], "license": "x"},
             {
@@ -128,7 +61,7 @@ CALL_TEXT = '[{"name":"f","arguments":{"a":[1,"ü"]}}]'
             {"turns": [("user", "u", None)], "tools": '[{"type":"function"}]', "conversation": "9"},
         ),
     ],
-    ids=["alpaca", "alpaca with all", "dolly", "completion", "response", "sharegpt", "parts", "openai"],
+    ids=["alpaca", "nulls", "alpaca with all", "dolly", "completion", "response", "sharegpt", "parts", "openai"],
 )
 def test_each_format_is_known_by_its_keys(row: Any, columns: dict[str, Any]) -> None:
     assert said(row) == columns
@@ -208,6 +141,18 @@ def test_a_mapping_of_turns_has_its_own_names() -> None:
 @pytest.mark.parametrize(
     ("row", "form", "mapping", "why"),
     [
+        ([1], "auto", None, "a list, not an object"),
+        ("text", "auto", None, "a text, not an object"),
+        (None, "auto", None, "null, not an object"),
+        ({"instruction": "I"}, "auto", None, "field `output` is missing"),
+        ({"instruction": "I", "output": 3}, "auto", None, "field `output` is a number, not a text"),
+        ({"instruction": ["I"], "output": ""}, "auto", None, "field `instruction` is a list, not a text"),
+        ({"instruction": "I", "output": "", "history": [["one"]]}, "auto", None, "`history` is not a list of pairs"),
+        ({"messages": []}, "auto", None, "field `messages` is not a list of messages"),
+        ({"messages": ["hi"]}, "auto", None, "messages[0] has no `role` and `content`"),
+        ({"messages": [{"role": "user", "content": 1}]}, "auto", None, "messages[0].content is a number, not a text"),
+        ({"instruction": "I", "output": "o"}, "messages", None, "field `messages` is missing"),
+        ({"messages": [{"role": "user", "content": "c"}]}, "alpaca", None, "field `instruction` is missing"),
         (
             {"question": "q", "answer": "a"},
             "auto",
@@ -246,6 +191,7 @@ def test_lone_surrogates_become_replacement_characters_in_every_column() -> None
     columns = taken(row, raw=json.dumps(row))
     assert columns["turns"] == [("user", "a\ufffd", None)]
     assert (columns["source"], columns["tools"]) == ("\ufffd", '["\ufffd"]')
+    assert storable("\ud83d\ude00") == "😀"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from llmjobs.contracts.errors import BadConfig, BadData
+from llmjobs.contracts.errors import BadConfig, BadData, JobError
 from llmjobs.instructions import prepare
 from llmjobs.instructions.night import Night
 from llmjobs.instructions.published import COLUMNS, SIDES
@@ -378,5 +378,5 @@ def test_a_file_that_changes_while_it_is_read_stops_the_run(
     path = raw("a.json", [good(1)])
     sources = Sources(lake, config().inputs)
     path.write_text("[]")
-    with pytest.raises(Exception, match="changed while it was read"):
-        sources.read(sources.files[0])
+    with pytest.raises(JobError, match="changed while it was read"), sources.open(sources.files[0]) as stream:
+        stream.read()

@@ -16,20 +16,25 @@ from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import Format, Mapping
 from llmjobs.instructions.raw import decompression, json_rows, reading
-from llmjobs.instructions.raw.formats import is_row
+from llmjobs.instructions.raw.json_rows import ReadRow
 from llmjobs.instructions.raw.plain_rows import PlainRows
-from llmjobs.instructions.raw.reading import ReadRow, kind_of, read_frames, read_rows
+from llmjobs.instructions.raw.reading import kind_of, read_frames
 from llmjobs.instructions.tables import READ
 
 A, B, C = ({"instruction": letter, "output": letter.lower()} for letter in "ABC")
 
 
-def read(content: bytes | str) -> list[ReadRow]:
-    return list(read_rows(content.encode() if isinstance(content, str) else content, is_row=is_row))
+def frame(content: bytes | str, name: str = "rows.jsonl", **how: Any) -> pl.DataFrame:
+    data = content.encode() if isinstance(content, str) else content
+    frames = list(read_frames(io.BytesIO(data), name=name, **how))
+    assert all(dict(one.schema) == READ and one.height for one in frames)
+    return pl.concat(frames) if frames else pl.DataFrame(schema=READ)
 
 
-def lines_of(rows: list[ReadRow]) -> list[int]:
-    return [row.line for row in rows]
+def lettered(rows: pl.DataFrame) -> list[Any]:
+    """Return the `A`, `B` or `C` that each row is, None where it could not be read."""
+    found = rows.select("instruction", "output").to_dicts()
+    return [row if row["instruction"] is not None else None for row in found]
 
 
 @pytest.mark.parametrize(
@@ -47,21 +52,21 @@ def lines_of(rows: list[ReadRow]) -> list[int]:
     ids=["one line", "indented", "odd spacing", "lines", "crlf lines", "blank lines", "objects in a row", "two arrays"],
 )
 def test_every_row_has_its_line(text: str, lines: list[int]) -> None:
-    rows = read(text)
-    assert [row.value for row in rows] == [A, B, C]
-    assert lines_of(rows) == lines
-    assert [json.loads(row.raw) for row in rows] == [A, B, C]
+    rows = frame(text)
+    assert lettered(rows) == [A, B, C]
+    assert rows["line"].to_list() == lines
+    assert [json.loads(text) for text in rows["raw"]] == [A, B, C]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b" \n\n", b"[]", b"[\n]\n"])
 def test_empty_files_have_no_rows(content: bytes) -> None:
-    assert read(content) == []
+    assert frame(content).height == 0
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_byte_order_marks_are_read_past(encoding: str) -> None:
     row = {"instruction": "Grüß Gott", "output": "你好"}
-    assert [r.value for r in read(json.dumps([row], ensure_ascii=False).encode(encoding))] == [row]
+    assert lettered(frame(json.dumps([row], ensure_ascii=False).encode(encoding))) == [row]
 
 
 @pytest.mark.parametrize(
@@ -76,38 +81,38 @@ def test_byte_order_marks_are_read_past(encoding: str) -> None:
     ],
 )
 def test_a_broken_element_costs_only_itself(broken: str, line: int, why: str) -> None:
-    rows = read(f"[\n{broken},\n{json.dumps(B)},\n{json.dumps(C)}\n]")
-    assert [row.value for row in rows] == [None, B, C]
-    assert rows[0].line == line
-    assert why in rows[0].problem
-    assert rows[0].raw == broken
-    assert [row.problem for row in rows[1:]] == ["", ""]
+    rows = frame(f"[\n{broken},\n{json.dumps(B)},\n{json.dumps(C)}\n]")
+    assert lettered(rows) == [None, B, C]
+    assert rows["line"][0] == line
+    assert why in rows["read_problem"][0]
+    assert rows["raw"][0] == broken
+    assert rows["read_problem"][1:].to_list() == [None, None]
 
 
 def test_reading_goes_on_behind_a_broken_row_and_not_inside_it() -> None:
     chat = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": oops}]}'
-    rows = read(f"[{chat}, {json.dumps(B)}]")
-    assert [row.value for row in rows] == [None, B]
-    assert rows[0].raw == chat
+    rows = frame(f"[{chat}, {json.dumps(B)}]")
+    assert lettered(rows) == [None, B]
+    assert rows["raw"][0] == chat
 
 
 def test_a_file_cut_off_in_a_row_gives_the_rows_before_it() -> None:
     text = json.dumps([A, B, C], indent=1)
-    rows = read(text[: text.index('"C"') + 2])
-    assert [row.value for row in rows] == [A, B, None]
-    assert rows[2].problem == "line 11, column 18: the text ends inside the row"
-    assert rows[2].line == 10
+    rows = frame(text[: text.index('"C"') + 2])
+    assert lettered(rows) == [A, B, None]
+    assert rows["read_problem"][2] == "line 11, column 18: the text ends inside the row"
+    assert rows["line"][2] == 10
 
 
 def test_a_file_cut_off_between_rows_says_so() -> None:
-    rows = read("[" + json.dumps(A) + ",\n")
-    assert [row.value for row in rows] == [A, None]
-    assert rows[1].problem == "line 2: the file ends before the array does"
+    rows = frame("[" + json.dumps(A) + ",\n")
+    assert lettered(rows) == [A, None]
+    assert rows["read_problem"][1] == "line 2: the file ends before the array does"
 
 
 def test_text_behind_an_array_is_a_row_of_its_own() -> None:
-    rows = read("[" + json.dumps(A) + "]\nleft over\n")
-    assert [(row.line, row.raw, bool(row.problem)) for row in rows][1:] == [(2, "left over", True)]
+    rows = frame("[" + json.dumps(A) + "]\nleft over\n")
+    assert rows[1:].select("line", "raw", pl.col("read_problem").is_not_null()).rows() == [(2, "left over", True)]
 
 
 @pytest.mark.parametrize(
@@ -119,48 +124,51 @@ def test_text_behind_an_array_is_a_row_of_its_own() -> None:
     ],
 )
 def test_a_broken_line_costs_only_itself(line: str, why: str) -> None:
-    rows = read("\n".join([json.dumps(A), line, json.dumps(C)]))
-    assert [row.value for row in rows] == [A, None, C]
-    assert rows[1].problem.startswith("line 2, column ")
-    assert why in rows[1].problem
-    assert rows[1].raw == line
+    rows = frame("\n".join([json.dumps(A), line, json.dumps(C)]))
+    assert lettered(rows) == [A, None, C]
+    assert rows["read_problem"][1].startswith("line 2, column ")
+    assert why in rows["read_problem"][1]
+    assert rows["raw"][1] == line
 
 
 def test_bytes_that_are_no_utf_8_cost_only_their_row_and_stay_visible() -> None:
-    rows = read(b'{"instruction": "A", "output": "caf\xe9"}\n' + json.dumps(B).encode())
-    assert [row.value for row in rows] == [None, B]
-    assert rows[0].problem == "line 1, column 36: byte \\xe9 is no UTF-8"
-    assert "caf\\xe9" in rows[0].raw
+    rows = frame(b'{"instruction": "A", "output": "caf\xe9"}\n' + json.dumps(B).encode())
+    assert lettered(rows) == [None, B]
+    assert rows["read_problem"][0] == "line 1, column 36: byte \\xe9 is no UTF-8"
+    assert "caf\\xe9" in rows["raw"][0]
 
 
 def test_repeated_keys_are_noticed_at_any_depth() -> None:
-    rows = read('{"output": "a", "output": "b"}\n{"messages": [{"role": "user", "role": "system"}]}\n{"a": 1}')
-    assert [row.repeated for row in rows] == [("output",), ("role",), ()]
+    rows = frame('{"output": "a", "output": "b"}\n{"messages": [{"role": "user", "role": "system"}]}\n{"a": 1}')
+    assert rows["repeated_keys"].to_list() == ["output", "role", None]
 
 
 @pytest.mark.parametrize("value", [None, 1, "text", [1], True])
 def test_values_that_are_no_object_are_rows(value: Any) -> None:
-    rows = read(f"{json.dumps(A)}\n{json.dumps(value)}\n")
-    assert [row.value for row in rows] == [A, value]
+    rows = frame(f"{json.dumps(A)}\n{json.dumps(value)}\n")
+    assert lettered(rows) == [A, None]
+    assert rows["raw"][1] == json.dumps(value)
+    assert rows["read_problem"].to_list() == [None, None]
+    assert "not an object" in rows["shape_problem"][1]
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"instruction":'])
 def test_nesting_without_end_is_one_broken_row(opening: str) -> None:
-    rows = read(opening * 100_000)
+    rows = frame(opening * 100_000)
     assert len(rows) == 1
-    assert "nested too deeply" in rows[0].problem
+    assert "nested too deeply" in rows["read_problem"][0]
 
 
 def test_a_number_of_many_digits_is_a_broken_row() -> None:
-    rows = read(f'[{{"instruction": {"9" * 5000}}}, {json.dumps(B)}]')
-    assert [row.value for row in rows] == [None, B]
+    rows = frame(f'[{{"instruction": {"9" * 5000}}}, {json.dumps(B)}]')
+    assert lettered(rows) == [None, B]
 
 
 def test_many_broken_rows_cost_no_more_than_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """The standard library's error counts lines from the start of the text; ours must not, or this is quadratic."""
     counted: list[int] = []
     monkeypatch.setattr(json.JSONDecodeError, "__init__", _recording(counted))
-    read("\n".join(["[", *['{"instruction": oops},'] * 50, json.dumps(B), "]"]))
+    frame("\n".join(["[", *['{"instruction": oops},'] * 50, json.dumps(B), "]"]))
     assert len(counted) >= 50
     assert max(counted) == 1
 
@@ -176,13 +184,6 @@ def _recording(lines: list[int]) -> Any:
 
 
 # --- frames
-
-
-def frame(content: bytes | str, name: str = "rows.jsonl", **how: Any) -> pl.DataFrame:
-    data = content.encode() if isinstance(content, str) else content
-    frames = list(read_frames(io.BytesIO(data), name=name, **how))
-    assert all(dict(one.schema) == READ and one.height for one in frames)
-    return pl.concat(frames) if frames else pl.DataFrame(schema=READ)
 
 
 def packed(content: bytes, how: str) -> bytes:

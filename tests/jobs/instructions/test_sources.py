@@ -11,7 +11,7 @@ import pytest
 from llmjobs.contracts.errors import BadConfig, BadData, JobError
 from llmjobs.contracts.instructions import PrepareConfig, Source
 from llmjobs.instructions.raw.reading import read_frames
-from llmjobs.instructions.raw.sources import Sources
+from llmjobs.instructions.raw.sources import SourceFile, Sources
 from llmjobs.lake import Lake
 
 Write = Callable[..., None]
@@ -51,8 +51,17 @@ def put(lake: Lake, *paths: str, content: bytes = b'{"instruction": "A", "output
         lake.fs.pipe_file(full, content)
 
 
+def found_in(lake: Lake, *lines: str, **how: Any) -> Sources:
+    return Sources(lake, [Source(name="rows", files="\n".join(lines))], **how)
+
+
 def labels(lake: Lake, *lines: str, **how: Any) -> list[str]:
-    return [file.label for file in Sources(lake, lines, **how).files]
+    return [file.label for file in found_in(lake, *lines, **how).files]
+
+
+def read(sources: Sources, file: SourceFile) -> bytes:
+    with sources.open(file) as stream:
+        return stream.read()
 
 
 def test_globs_folders_and_several_lines(anywhere: Lake) -> None:
@@ -72,7 +81,7 @@ def test_globs_folders_and_several_lines(anywhere: Lake) -> None:
 def test_urls_are_read_from_elsewhere(anywhere: Lake, s3_options: dict[str, Any]) -> None:
     put(anywhere, "raw/a.jsonl", "raw/b.jsonl")
     options = s3_options if anywhere.url.startswith("s3") else {}
-    sources = Sources(Lake("memory://nothing"), [f"{anywhere.url}/raw/*.jsonl"], storage_options=options)
+    sources = found_in(Lake("memory://nothing"), f"{anywhere.url}/raw/*.jsonl", storage_options=options)
     assert [file.label.rpartition("/")[2] for file in sources.files] == ["a.jsonl", "b.jsonl"]
     assert all("://" in file.label for file in sources.files)
     with sources.open(sources.files[1]) as stream:
@@ -116,31 +125,31 @@ def test_errors_name_the_field(anywhere: Lake) -> None:
         Sources(anywhere, mixed.inputs)
     for path in ("/etc/*.json", "raw/../../*.json"):
         with pytest.raises(BadConfig, match=r"source: .* is no place below the lake; write file://"):
-            Sources(anywhere, [path])
+            found_in(anywhere, path)
     with pytest.raises(BadConfig, match="interval_end: 'tonight' is no date"):
-        Sources(anywhere, ["raw"], interval_end="tonight")
+        found_in(anywhere, "raw", interval_end="tonight")
 
 
 def test_a_file_is_what_it_was(anywhere: Lake) -> None:
     content = json.dumps([{"instruction": "A", "output": "a"}] * 3000).encode()
     put(anywhere, "raw/a.json", content=content)
-    sources = Sources(anywhere, ["raw/a.json"])
+    sources = found_in(anywhere, "raw/a.json")
     (file,) = sources.files
     assert file.bytes == len(content)
     with sources.open(file) as stream:
         assert stream.read(10) == content[:10]
         assert stream.read() == content[10:]
-    assert sources.read(file) == content
+    assert read(sources, file) == content
 
 
 @pytest.mark.parametrize("changed", [b"", b"{}", b"x" * 40_000])
 def test_a_file_that_changes_while_it_is_read_is_noticed(anywhere: Lake, changed: bytes) -> None:
     put(anywhere, "raw/a.json", content=b"y" * 40_000)
-    sources = Sources(anywhere, ["raw/a.json"])
+    sources = found_in(anywhere, "raw/a.json")
     put(anywhere, "raw/a.json", content=changed)
     anywhere.fs.invalidate_cache()
     with pytest.raises(JobError, match=r"raw/a.json: changed while it was read; the next try starts over"):
-        sources.read(sources.files[0])
+        read(sources, sources.files[0])
     with pytest.raises(JobError, match="changed"), sources.open(sources.files[0]) as stream:
         stream.read(1)  # a reader that stops early is told too
     with pytest.raises(JobError, match="changed"), sources.open(sources.files[0]) as stream:

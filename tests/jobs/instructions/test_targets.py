@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.instructions import PrepareConfig, Target
 from llmjobs.instructions.rendered.frame_rendering import FrameRenderer, _looked_for
 from llmjobs.instructions.rendered.targets import KIND, publish_targets, rendered_version, write_target
-from llmjobs.instructions.rendered.tokens import estimate, token_counter, token_counts
+from llmjobs.instructions.rendered.tokens import token_counter, token_counts
 from llmjobs.instructions.tables import MESSAGE
 from llmjobs.lake import Lake
 from llmjobs.rendering import CannotRender, ChatRenderer, ChatRow
@@ -204,12 +203,6 @@ def test_rows_of_early_versions_are_counted_too(model: str) -> None:
     early = pl.DataFrame({"messages": [[{"role": one["role"], "content": one["content"]} for one in MANY[0]]] * 20})
     count = token_counter(model)
     assert count(early).to_list() == count(frame([MANY[0]] * 20)).to_list()
-    assert estimate(early).to_list() == estimate(frame([MANY[0]] * 20)).to_list()
-
-
-def test_the_estimate_needs_no_tokenizer() -> None:
-    rows = frame([asked("abcd", "ef"), [turn("user", "q"), turn("assistant", None, CALL)], None])
-    assert estimate(rows).to_list() == [2, math.ceil((1 + len(CALL)) / 4), None]
 
 
 # --- targets

@@ -12,19 +12,16 @@ import re
 from collections import Counter
 from typing import Any
 
-from llmjobs.contracts.instructions import Format
 from llmjobs.instructions.raw.row_layouts import Layout, Layouts, WrongShape
 from llmjobs.instructions.tables import READ
 
-__all__ = ["COLUMNS", "SPACE", "Part", "Turn", "WrongShape", "is_row", "parts_of", "storable", "take"]
+__all__ = ["COLUMNS", "SPACE", "Turn", "WrongShape", "storable", "take"]
 
 COLUMNS = tuple(READ)[5:]
 """The columns of `READ` that `take` fills: ``turns`` to ``conversation``."""
 
 Turn = tuple[str, str, str | None]
 """Role, content, tool calls."""
-
-Part = tuple[int, str, str, str]
 
 SPACE = " \t\r\n"
 _META = ("source", "licence", "topic", "label", "conversation")
@@ -267,93 +264,3 @@ def _kind(value: Any) -> str:
         float: "a number",
     }
     return names.get(type(value), "null")
-
-
-# --- what the pipeline before `READ` uses; removed with it
-
-
-def is_row(value: Any) -> bool:
-    """Return whether a JSON value looks like a row of any known format."""
-    return isinstance(value, dict) and any(key in value for key in ("messages", "instruction", "output"))
-
-
-def parts_of(value: Any, raw: str, form: Format) -> list[Part]:
-    """Return the parts of a row in order.
-
-    Args:
-        value: The row's JSON value.
-        raw: Its text, which tells whether lone surrogates are possible.
-        form: The format that the contract allows.
-
-    Raises:
-        WrongShape: It is no row of that format; the text says which field is wrong.
-    """
-    if not isinstance(value, dict):
-        raise WrongShape(f"{_kind(value)}, not an object")
-    if form == "messages" or (form == "auto" and "messages" in value):
-        parts = _chat_parts(value)
-    elif form == "alpaca" or "instruction" in value:
-        parts = _alpaca(value)
-    else:
-        raise WrongShape(f"neither `messages` nor `instruction` among its keys: {', '.join(value) or 'none'}")
-    if _MAYBE_SURROGATE.search(raw):
-        return [(turn, storable(role), part, storable(text)) for turn, role, part, text in parts]
-    return parts
-
-
-def _alpaca(value: dict[str, Any]) -> list[Part]:
-    """Return the parts of an Alpaca row, with LLaMA-Factory's optional ``system`` and ``history``."""
-    for key in ("instruction", "output"):
-        if key not in value:
-            raise WrongShape(f"field `{key}` is missing")
-    parts: list[Part] = []
-    system = _old_text(value, "system")
-    if system.strip():
-        parts.append((0, "system", "system", system))
-    turn = 1
-    for question, answer in _pairs(value):
-        parts += [(turn, "user", "content", question), (turn + 1, "assistant", "content", answer)]
-        turn += 2
-    parts.append((turn, "user", "instruction", _old_text(value, "instruction")))
-    parts.append((turn, "user", "input", _old_text(value, "input")))
-    parts.append((turn + 1, "assistant", "output", _old_text(value, "output")))
-    return parts
-
-
-def _pairs(value: dict[str, Any]) -> list[tuple[str, str]]:
-    history = value.get("history") or []
-    pairs = isinstance(history, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in history)
-    if not pairs or not all(isinstance(text, str) for pair in history for text in pair):
-        raise WrongShape("field `history` is not a list of pairs of texts")
-    return [(question, answer) for question, answer in history]
-
-
-def _chat_parts(value: dict[str, Any]) -> list[Part]:
-    messages = value.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise WrongShape("field `messages` is not a list of messages")
-    return [(turn, *_message(turn, message)) for turn, message in enumerate(messages)]
-
-
-def _message(turn: int, message: Any) -> tuple[str, str, str]:
-    where = f"messages[{turn}]"
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-        raise WrongShape(f"{where} has no `role` and `content`")
-    if message.get("tool_calls"):
-        raise WrongShape(f"{where} calls tools, which this job cannot publish yet")
-    content = message["content"]
-    if isinstance(content, list):
-        content = _joined(f"{where}.content", content)
-    elif content is not None and not isinstance(content, str):
-        raise WrongShape(f"{where}.content is {_kind(content)}, not a text")
-    return message["role"], "content", content or ""
-
-
-def _old_text(value: dict[str, Any], key: str) -> str:
-    """Return a text field; absent and null are the empty text."""
-    text = value.get(key)
-    if text is None:
-        return ""
-    if not isinstance(text, str):
-        raise WrongShape(f"field `{key}` is {_kind(text)}, not a text")
-    return text

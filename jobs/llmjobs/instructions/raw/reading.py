@@ -11,11 +11,10 @@ read becomes a row with a ``read_problem``. Which module reads what:
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import polars as pl
 
@@ -30,7 +29,7 @@ from llmjobs.instructions.raw.row_frames import frame_of
 from llmjobs.instructions.raw.row_layouts import Layouts
 from llmjobs.instructions.raw.tabular import csv_rows
 
-__all__ = ["SUFFIXES", "ReadRow", "kind_of", "read_frames", "read_rows"]
+__all__ = ["SUFFIXES", "kind_of", "read_frames"]
 
 SUFFIXES = {
     ".json": "json",
@@ -92,29 +91,6 @@ def kind_of(name: str) -> str:
     for packed in _PACKED:
         name = name.removesuffix(packed)
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), "")
-
-
-def read_rows(content: bytes, *, is_row: Callable[[Any], bool]) -> Iterator[ReadRow]:
-    """Yield every row of JSON: arrays, lines, or objects one after another.
-
-    Args:
-        content: The file's bytes.
-        is_row: See `JsonRows`.
-    """
-    blocks = Blocks(io.BytesIO(content), "")
-    utf8 = Utf8(blocks)
-    replay = _Replay(utf8)
-    rows = JsonRows(texts(replay, utf8.errors), is_row)
-    if rows.is_sequence():
-        replay.forget()
-        yield from rows.sequence()
-        return
-    exact = JsonRows(iter(()), is_row)
-    lines = _Lines(replay.again(), blocks, _SAMPLE_ROWS, LONGEST_ROW)
-    for batch in lines:
-        for number, line in enumerate(batch, start=lines.line):
-            if line.strip(SPACE.encode()):
-                yield exact.of_line(utf8.text(line), number)
 
 
 def _kind_by_content(head: bytes) -> str:

@@ -24,9 +24,6 @@ _DATE = "{date}"
 _DAY = r"(\d{4}-\d{2}-\d{2}|\d{8})"
 
 
-_ANY = Source(name="source", files="*")
-
-
 @dataclass(frozen=True)
 class SourceFile:
     """One source file as it was when the run began.
@@ -41,7 +38,7 @@ class SourceFile:
     label: str
     sha256: str
     bytes: int
-    source: Source = _ANY
+    source: Source
 
 
 class Sources:
@@ -52,7 +49,7 @@ class Sources:
 
     Args:
         lake: Where lines without a ``scheme://`` look.
-        inputs: The sources; plain lines are those of one source.
+        inputs: The sources, each with its globs.
         storage_options: Passed to fsspec for the lines with a ``scheme://``, for example credentials.
         interval_end: ISO 8601; empty: `{date}` is any day.
 
@@ -64,7 +61,7 @@ class Sources:
     def __init__(
         self,
         lake: Lake,
-        inputs: Sequence[Source] | Sequence[str],
+        inputs: Sequence[Source],
         *,
         storage_options: dict[str, Any] | None = None,
         interval_end: str = "",
@@ -75,7 +72,9 @@ class Sources:
         self._root = PurePosixPath(fsspec.core.strip_protocol(lake.url))
         self._places: dict[str, tuple[Any, str]] = {}
         owners: dict[str, Source] = {}
-        for source, field in _named(inputs):
+        plain = len(inputs) == 1 and inputs[0].model_fields_set <= {"name", "files"}
+        for source in inputs:
+            field = "source" if plain else f"sources[{source.name}].files"
             for line in filter(None, map(str.strip, source.files.splitlines())):
                 for label in self._match(line, field):
                     owners.setdefault(label, source)
@@ -94,15 +93,6 @@ class Sources:
             hashed = _Hashed(stream, file)
             yield cast(BinaryIO, io.BufferedReader(hashed, _BLOCK_BYTES))
             hashed.finish()
-
-    def read(self, file: SourceFile) -> bytes:
-        """Return the file's bytes.
-
-        Raises:
-            JobError: They changed since the run began; a retry sees them whole.
-        """
-        with self.open(file) as stream:
-            return stream.read()
 
     def _match(self, line: str, field: str) -> list[str]:
         """Return the labels of the files that a line of a source matches."""
@@ -175,15 +165,6 @@ class _Hashed(io.RawIOBase):
         buffer = bytearray(_BLOCK_BYTES)
         while self.readinto(buffer):
             pass
-
-
-def _named(inputs: Sequence[Source] | Sequence[str]) -> list[tuple[Source, str]]:
-    """Return the sources, each with the config's field that it is from."""
-    sources = [source for source in inputs if isinstance(source, Source)]
-    if not sources:
-        return [(Source(name="source", files="\n".join(map(str, inputs))), "source")]
-    plain = len(sources) == 1 and sources[0].model_fields_set <= {"name", "files"}
-    return [(source, "source" if plain else f"sources[{source.name}].files") for source in sources]
 
 
 def _end(interval_end: str) -> date:

@@ -7,14 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from llmjobs.instructions.rendered.frame_rendering import FrameRenderer, message_fields
+from llmjobs.instructions.rendered.frame_rendering import FrameRenderer
 from llmjobs.models import resolve_model
 from llmjobs.rendering import ChatRenderer, load_tokenizer
 
 BATCH_ROWS = 2_000
 """Texts that are tokens at once: memory is bounded by them, and every core has enough to do."""
-
-_CHARACTERS_PER_TOKEN = 4
 
 
 def token_counter(model: str) -> Callable[[pl.DataFrame], pl.Series]:
@@ -57,17 +55,3 @@ def _spread(values: pl.Series, present: pl.Series) -> pl.Series:
     if len(values) == len(present):
         return values
     return values.gather(pl.select(pl.when(present).then(present.cum_sum() - 1)).to_series()).alias("tokens")
-
-
-def estimate(frame: pl.DataFrame) -> pl.Series:
-    """Return an estimate of the tokens, Int64, for budgets where no tokenizer is given: characters / 4, rounded up.
-
-    Neither the template's own text nor the language is looked at; null where there are no messages.
-    """
-    messages = pl.col("messages")
-    said = [name for name in ("content", "tool_calls") if name in message_fields(frame)]
-    lengths = [
-        messages.list.eval(pl.element().struct.field(name).str.len_chars().fill_null(0)).list.sum() for name in said
-    ]
-    tokens = (pl.sum_horizontal(lengths, ignore_nulls=False) / _CHARACTERS_PER_TOKEN).ceil().cast(pl.Int64)
-    return frame.select(tokens=tokens)["tokens"]

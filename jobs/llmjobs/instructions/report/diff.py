@@ -271,6 +271,11 @@ def _shares(old: Mapping[str, int], now: Mapping[str, int]) -> list[Share]:
     return sorted(shares, key=lambda share: (-max(share.base, share.new), share.name))
 
 
+def lost_share(diff: Diff) -> float:
+    """Return by how many rows the new version is smaller, as a share of the last version's rows; 0 without one."""
+    return max(0.0, (diff.base_rows - diff.new_rows) / diff.base_rows) if diff.base_rows else 0.0
+
+
 def summary(
     found: Diff,
     figures: Mapping[str, int],
@@ -286,7 +291,7 @@ def summary(
     Args:
         found: The diff.
         figures: ``rows_in``, ``published``, ``quarantined``, ``duplicates``, ``left_out``.
-        reasons: Which limits are broken, each a part of a sentence (`DriftBreach.sentence`).
+        reasons: Which limits are broken, each a part of a sentence (`audit.breach_sentence`).
         added: Texts of added rows, as they are; the first three are shown, masked and shortened.
         removed: The same of removed rows.
         report_url: Where the report is; empty: no link.

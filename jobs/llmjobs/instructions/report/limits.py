@@ -6,8 +6,7 @@ from typing import Literal
 
 from llmjobs.contracts.instructions import Budgets, Drift
 from llmjobs.instructions.report.data import Limit
-from llmjobs.instructions.report.diff import Diff
-from llmjobs.instructions.report.drift import lost_share
+from llmjobs.instructions.report.diff import Diff, lost_share
 
 _HEADROOM = 1.25
 """Length of a bar, as a multiple of the largest thing on it."""

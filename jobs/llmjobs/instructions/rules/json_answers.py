@@ -21,7 +21,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def problems_and_labels(answers: pl.Series, answer: Answer) -> pl.DataFrame:
-    """Return ``json_problem`` and ``json_label`` of each answer; both null where the contract describes no JSON."""
+    """Return ``json_problem`` and ``json_label`` of each answer; both null where the contract describes no JSON.
+
+    Personal data in a problem is masked. An empty answer is the concern of another rule.
+    """
     schema = {"json_problem": pl.String, "json_label": pl.String}
     if answer.format != "json":
         nothing = pl.Series([None], dtype=pl.String).new_from_index(0, answers.len())
@@ -46,14 +49,6 @@ def _problem_and_label(text: str | None, answer: Answer) -> tuple[str | None, st
 
 def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
-
-
-def json_problem(text: str | None, answer: Answer) -> str | None:
-    """Return what is wrong with one answer, None when nothing is; personal data in it is masked.
-
-    An empty answer is the concern of another rule.
-    """
-    return _problem_and_label(text, answer)[0] if answer.format == "json" else None
 
 
 def _object_problem(value: Any, answer: Answer) -> str | None:
