@@ -21,6 +21,7 @@ from llmjobs.contracts.instructions import FLAGS, PII_FLAGS, DataContract, Prepa
 from llmjobs.instructions.ends import COUNTS, Accounts
 from llmjobs.instructions.expectations import Breach, Verdict
 from llmjobs.instructions.published import parquet_writer
+from llmjobs.instructions.quarantine import CANONICAL
 from llmjobs.instructions.report.diff import Diff
 from llmjobs.instructions.rules.library import RULES_VERSION
 
@@ -116,6 +117,11 @@ def breach_sentence(breach: Breach, found: dict[str, Any]) -> str:
             f"{breach.found:g} rows could be published and budgets.min_rows asks for {breach.allowed:g}, so add rows "
             "or lower the budget"
         )
+    if name == "train_rows":
+        return (
+            f"none of {found['published']} published rows is on the train side ({found['validation_rows']} validation, "
+            f"{found['test_rows']} test), so add rows, raise split.train or choose another split.salt"
+        )
     if section == "drift":
         kind = name.partition(".")[0]
         return (
@@ -143,15 +149,17 @@ def write_audit(folder: Path, accounts: Accounts, verdict: Verdict, contract: Da
 def quarantined_rows(accounts: Accounts, contract: DataContract) -> Iterator[dict[str, Any]]:
     """Yield every quarantined row, in reading order: where it is from, all reasons, and its exact text.
 
-    Of a row that only the run as a whole refused (a leak) the text is that of its messages; of one that was taken down
-    there is none.
+    Of a row that only the run as a whole refused (a leak) the text is that of its messages, and ``raw_is`` says so; of
+    one that was taken down there is none.
     """
     flags = refusing(contract)
     late = dict(accounts.leaks.iter_rows())
     for row in _refused(accounts).iter_rows(named=True):
         details = {**{flag: row[column] for flag, column in DETAILS.items()}, "leak": late.get(row["row"])}
+        details = {} if row["taken_down"] else details  # they quote the row
         broken = [{"rule": flag, "detail": details.get(flag)} for flag in flags if row[flag]]
         raw = None if row["taken_down"] else row["raw"]
+        of_raw = {"raw_is": CANONICAL} if row["canonical"] and raw is not None else {}
         yield {
             "row": row["row"],
             "source_file": accounts.part.files[row["file"]],
@@ -160,6 +168,7 @@ def quarantined_rows(accounts: Accounts, contract: DataContract) -> Iterator[dic
             "rules_version": RULES_VERSION,
             "raw": raw,
             "raw_before": raw,
+            **of_raw,
         }
 
 
@@ -169,11 +178,12 @@ def _refused(accounts: Accounts) -> pl.DataFrame:
     table = read.join(texts, on="row", how="left", maintain_order="left")
     late = table.filter(pl.col("leak") | pl.col("taken_down"))["row"]
     if late.is_empty():
-        return table
+        return table.with_columns(canonical=False)
     raws = [(row["row"], as_raw(row)) for row in rows_by_number(accounts, late).iter_rows(named=True)]
     found = pl.DataFrame(raws, schema={"row": pl.UInt32, "late_raw": pl.String}, orient="row")
     joined = table.join(found, on="row", how="left", maintain_order="left")
-    return joined.with_columns(raw=pl.coalesce("raw", "late_raw")).drop("late_raw")
+    canonical = pl.col("late_raw").is_not_null()
+    return joined.with_columns(raw=pl.coalesce("raw", "late_raw"), canonical=canonical).drop("late_raw")
 
 
 def as_raw(row: dict[str, Any]) -> str:

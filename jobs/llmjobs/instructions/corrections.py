@@ -23,10 +23,13 @@ from pathlib import Path
 import polars as pl
 
 from llmjobs.contracts.errors import BadData, JobError
-from llmjobs.contracts.instructions import PrepareConfig
+from llmjobs.contracts.instructions import Format, Mapping, PrepareConfig
 from llmjobs.instructions import tables
+from llmjobs.instructions.history.traces import sha256_of
+from llmjobs.instructions.quarantine import is_canonical
 from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.instructions.rules.pii import mask_text
+from llmjobs.instructions.takedown import taken_down_raw
 from llmjobs.lake import Lake
 
 RULE = "corrected"
@@ -39,19 +42,29 @@ class Corrections:
 
     Attributes:
         by_raw: Raw text as it stands in a file -> raw text as it should be.
-        sha256: Of the list, part of the question that an audit answers; empty without corrections.
+        gone: SHA-256 of raw texts that were taken down, before or after their correction.
+        sha256: Of both lists, part of the question that an audit answers; empty without any entry.
     """
 
     by_raw: dict[str, str] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
     sha256: str = ""
 
     @classmethod
     def of(cls, lake: Lake, name: str) -> Corrections:
         """Return the corrections that the lake holds for a dataset."""
         entries = _entries(lake, name)
-        text = json.dumps(entries, sort_keys=True)
+        gone = taken_down_raw(lake, name)
+        text = json.dumps([entries, sorted(gone)] if gone else entries, sort_keys=True)
         by_raw = {entry["before"]: entry["after"] for entry in entries}
-        return cls(by_raw, hashlib.sha256(text.encode()).hexdigest() if entries else "")
+        return cls(by_raw, gone, hashlib.sha256(text.encode()).hexdigest() if entries or gone else "")
+
+    def taken_down(self, raws: pl.Series) -> pl.Series:
+        """Return which of some raw texts must not be published."""
+        if not self.gone:
+            return pl.Series("gone", [False], dtype=pl.Boolean).new_from_index(0, len(raws))
+        found = [raw is not None and sha256_of(raw) in self.gone for raw in raws]
+        return pl.Series("gone", found, dtype=pl.Boolean)
 
     def applied(self, chunk: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Return a chunk of `tables.READ` rows with the corrected ones in it, and what was corrected as fixes."""
@@ -76,10 +89,8 @@ class Corrections:
 
     def _read(self, raw: str, old: pl.DataFrame, config: PrepareConfig) -> pl.DataFrame:
         """Return the row that a corrected text is, at the place of the old one; two rows are a broken row."""
-        contract = config.contract
-        frames = list(
-            read_frames(io.BytesIO(raw.encode()), name="row.jsonl", form=contract.format, mapping=contract.mapping)
-        )
+        form, mapping = _form(old, config)
+        frames = list(read_frames(io.BytesIO(raw.encode()), name="row.jsonl", form=form, mapping=mapping))
         read = pl.concat(frames) if frames else pl.DataFrame(schema=tables.READ)
         if read.height != 1:
             problem = f"the correction holds {read.height} rows, not one"
@@ -87,6 +98,16 @@ class Corrections:
         place = [pl.lit(old[name][0], dtype=old[name].dtype).alias(name) for name in ("line", "file")]
         known = [pl.col(name).fill_null(pl.lit(old[name][0], dtype=pl.String)) for name in ("source", "licence")]
         return read.with_columns(*place, *known)
+
+
+def _form(old: pl.DataFrame, config: PrepareConfig) -> tuple[Format, Mapping | None]:
+    """Return how rows of the old row's source are read; a row that says itself where it is from, as the contract."""
+    inputs, contract = config.inputs, config.contract
+    named = [source for source in inputs if source.name == old["source"][0]] or inputs
+    if len(named) > 1:
+        return contract.format, contract.mapping
+    mapping = named[0].mapping or (contract.mapping if named[0].format is None else None)
+    return named[0].format or contract.format, mapping
 
 
 def record(lake: Lake, name: str, edited: Iterable[str], *, who: str) -> int:
@@ -99,7 +120,8 @@ def record(lake: Lake, name: str, edited: Iterable[str], *, who: str) -> int:
         who: Who edited them.
 
     Raises:
-        BadData: A line is no line of a quarantine file.
+        BadData: A line is no line of a quarantine file, or its text is not that of the source file (a leak), by which
+            a later night would find it.
     """
     found = _entries(lake, name)
     known = {entry["before"]: entry for entry in found}
@@ -114,6 +136,9 @@ def record(lake: Lake, name: str, edited: Iterable[str], *, who: str) -> int:
             raise BadData(f"line {number}: no line of a quarantine file ({type(error).__name__}: {error})") from None
         if raw == before:
             continue
+        if before is None or is_canonical(row):
+            why = "was taken down" if before is None else "leaks, and its text here is not the file's"
+            raise BadData(f"line {number}: the row of {place} {why}; correct it in its source file; nothing was kept")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         known[before] = {"before": before, "after": raw, "place": place, "who": who, "at": now}
         count += 1

@@ -1,7 +1,8 @@
 """Requeues the quarantined rows of an audit, and no others, on top of the version that is published now.
 
 After a rule was changed, or rows were put right (`llmjobs.instructions.corrections`), only these rows are examined
-again. The published rows are taken as they are; so rows in = published before + requeued.
+again. The published rows are taken as they are; so rows in = published before + requeued. A row that is published by
+now, as an earlier replay of the same audit brought it in, is passed over: it is no duplicate of itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -24,8 +25,10 @@ from llmjobs.instructions.identity import identify, key_of
 from llmjobs.instructions.intake import CHUNK_ROWS, Instruments, examine_into, weighed
 from llmjobs.instructions.parts import READ_FLAGS, REFUSED_COLUMNS, Part
 from llmjobs.instructions.published import Published
-from llmjobs.instructions.raw.reading import read_frames
-from llmjobs.instructions.raw.sources import Sources
+from llmjobs.instructions.quarantine import is_canonical
+from llmjobs.instructions.raw.reading import kind_of, read_frames
+from llmjobs.instructions.raw.sources import SourceFile, Sources
+from llmjobs.instructions.rules.examination import examine
 from llmjobs.lake import Lake
 
 LAST = "last"
@@ -33,7 +36,8 @@ LAST = "last"
 _LATER = {"tools", "input", "source", "licence", "topic", "label", "language", "characters", "tokens"}
 """Columns that a version of an older release may lack."""
 
-_TABULAR = {".csv", ".tsv"}
+_WHOLE_ROWS = {"json", "parquet"}
+"""Kinds of files whose raw rows can be read by themselves; those of a table need its head."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ def audit_of(lake: Lake, config: PrepareConfig) -> Manifest:
     """
     audits = lake.versions("audits", config.name)
     if config.replay == LAST:
-        found = _last(lake, config.name, audits)
+        found = _last(audits)
     else:
         found = [audit for audit in audits if audit.version.startswith(config.replay)]
     if len(found) != 1:
@@ -66,18 +70,14 @@ def audit_of(lake: Lake, config: PrepareConfig) -> Manifest:
     return found[0]
 
 
-def _last(lake: Lake, name: str, audits: list[Manifest]) -> list[Manifest]:
-    """Return the last audit, but for dry runs, and for replays whose version is not current.
+def _last(audits: list[Manifest]) -> list[Manifest]:
+    """Return the last audit of a full night: no dry run, and no replay.
 
-    Such a replay was killed before its end, or waits for a person: asked again, it is to requeue the same rows.
+    Its quarantine holds all rows that are still put aside, so a second replay of it finds what the first one left, and
+    one that changed nothing asks the same question again, which is answered already.
     """
-    pointer = lake.pointer("datasets", name, "current")
-    current = pointer.version if pointer else ""
-    for audit in reversed(audits):
-        unfinished = audit.inputs.get("replay") and audit.metrics.get("dataset_version") != current
-        if not unfinished and not audit.inputs.get("dry_run"):
-            return [audit]
-    return []
+    full = [audit for audit in audits if not audit.inputs.get("replay") and not audit.inputs.get("dry_run")]
+    return full[-1:]
 
 
 def part(
@@ -93,7 +93,7 @@ def part(
 
     Raises:
         BadConfig: There is no such audit.
-        BadData: Nothing is published yet, or a row of a CSV file would have to be read again without its head.
+        BadData: Nothing is published yet.
     """
     if base is None:
         raise BadData(f"replay: dataset {config.name} has no published version; run it without replay first")
@@ -101,11 +101,20 @@ def part(
     folder = scratch / "part"
     folder.mkdir()
     whole = Part(folder, [])
-    for _, rows in base.rows():
-        _add_published(whole, rows, config, instruments)
-    requeued = list(_quarantined(lake, config, audit, scratch))
-    _add_requeued(whole, requeued, config, instruments, sources)
-    logger.info("%s: %d rows of audit %s are requeued", config.name, len(requeued), audit.version)
+    for _, known in base.rows():
+        _add_published(whole, known, config, instruments)
+    rows = list(_quarantined(lake, config, audit, scratch))
+    whole.files[:] = dict.fromkeys([*whole.files, *(row["source_file"] for row in rows)])
+    added = whole.rows
+    for chunk in _requeued(rows, whole.files, config, sources):
+        new = _unpublished(chunk, base.keys()["row_key"], config, instruments)
+        if new.height:
+            examine_into(whole, new, config, instruments)
+    added = whole.rows - added
+    logger.info(
+        "%s: %d of the %d rows put aside by audit %s are requeued, the others are published by now or not to be had",
+        config.name, added, len(rows), audit.version,
+    )  # fmt: skip
     return whole
 
 
@@ -150,48 +159,88 @@ def _quarantined(lake: Lake, config: PrepareConfig, audit: Manifest, scratch: Pa
     with (folder / "quarantine.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            if row["raw"] is None:
-                continue  # it was taken down
-            suffix = PurePosixPath(row["source_file"].removesuffix(".gz").removesuffix(".zst")).suffix
-            if suffix in _TABULAR:
-                raise BadData(f"replay: {row['source_file']} is a table, whose rows need its head; run without replay")
-            yield row
+            if row["raw"] is not None:  # else it was taken down
+                yield row
 
 
-def _add_requeued(
-    whole: Part, rows: list[dict[str, Any]], config: PrepareConfig, instruments: Instruments, sources: Sources
-) -> None:
-    files = {label: number for number, label in enumerate(whole.files)}
+def _requeued(
+    rows: list[dict[str, Any]], labels: list[str], config: PrepareConfig, sources: Sources
+) -> Iterator[pl.DataFrame]:
+    """Yield rows of a quarantine file, read again; those whose file would be needed and is gone are left out."""
+    files = {label: number for number, label in enumerate(labels)}
+    there = {file.label: file for file in sources.files}
+    groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    owners: dict[str, Source] = {}
+    tables_of: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        files.setdefault(row["source_file"], len(files))
-    whole.files[:] = files
-    owners = {file.label: file.source for file in sources.files}
-    groups: dict[tuple[Source, bool], list[dict[str, Any]]] = {}
-    for row in rows:
-        source = owners.get(row["source_file"], config.inputs[0])
-        groups.setdefault((source, any(reason["rule"] == "leak" for reason in row["reasons"])), []).append(row)
-    for (source, leaked), ours in groups.items():
-        contract = config.contract
-        form = source.format or contract.format
-        mapping = source.mapping or (contract.mapping if source.format is None else None)
-        # Of a leak the audit holds the messages, whatever form the file has.
-        way = _Way(source, "messages" if leaked else form, None if leaked else mapping)
-        frames = _frames(ours, way)
-        for frame, batch in frames:
-            examine_into(whole, _placed(frame, batch, files, source), config, instruments)
+        label = row["source_file"]
+        source = there[label].source if label in there else config.inputs[0]
+        owners[source.name] = source
+        if not is_canonical(row) and kind_of(label) not in _WHOLE_ROWS:
+            tables_of.setdefault(label, []).append(row)
+        else:
+            groups.setdefault((source.name, is_canonical(row)), []).append(row)
+    for (name, canonical), ours in groups.items():
+        for frame, batch in _frames(ours, _Way.of(owners[name], config, canonical=canonical)):
+            yield _placed(frame, batch, files, owners[name])
+    missing = 0
+    for label, ours in tables_of.items():
+        found = 0
+        if label in there:
+            for frame, batch in _table_frames(ours, sources, there[label], config):
+                found += frame.height
+                yield _placed(frame, batch, files, there[label].source)
+        missing += len(ours) - found
+    if missing:
+        logger.warning(
+            "%s: %d rows of tables are left out of the replay, since their files are gone or changed; the next full "
+            "run reads what is there now", config.name, missing,
+        )  # fmt: skip
+
+
+def _unpublished(
+    chunk: pl.DataFrame, published: pl.Series, config: PrepareConfig, instruments: Instruments
+) -> pl.DataFrame:
+    """Return the rows of a chunk that the base version does not hold; an earlier replay may have published some."""
+    mended, _ = instruments.corrections.applied(chunk, config)
+    rows = examine(mended.drop("file"), config.contract, count_tokens=instruments.count_tokens).rows
+    good = identify(rows.with_row_index("position").filter(~pl.col("quarantined")))
+    known = good.filter(pl.col("row_key").is_in(published.implode()))["position"]
+    return chunk.with_row_index("position").filter(~pl.col("position").is_in(known.implode())).drop("position")
 
 
 @dataclass(frozen=True)
 class _Way:
     """How rows of one source are read."""
 
-    source: Source
     form: Format
     mapping: Mapping | None
+
+    @classmethod
+    def of(cls, source: Source, config: PrepareConfig, *, canonical: bool = False) -> _Way:
+        if canonical:
+            return cls("messages", None)
+        contract = config.contract
+        mapping = source.mapping or (contract.mapping if source.format is None else None)
+        return cls(source.format or contract.format, mapping)
 
     def read(self, text: str, name: str) -> pl.DataFrame:
         frames = read_frames(io.BytesIO(text.encode()), name=name, form=self.form, mapping=self.mapping)
         return pl.concat([tables.no_rows(), *frames])
+
+
+def _table_frames(
+    rows: list[dict[str, Any]], sources: Sources, file: SourceFile, config: PrepareConfig
+) -> Iterator[tuple[pl.DataFrame, list[dict[str, Any]]]]:
+    """Yield rows of a table, read from its file, as they need its head, and as many lines of the quarantine file."""
+    way, wanted = _Way.of(file.source, config), {row["source_line"]: row for row in rows}
+    with sources.open(file) as stream:
+        for frame in read_frames(stream, name=file.label, form=way.form, mapping=way.mapping):
+            found = frame.filter(pl.col("line").is_in(list(wanted)))
+            same = pl.Series([wanted[line]["raw"] for line in found["line"]], dtype=pl.String)
+            found = found.filter(found["raw"] == same)
+            if found.height:
+                yield found, [wanted[line] for line in found["line"]]
 
 
 def _frames(rows: list[dict[str, Any]], way: _Way) -> Iterator[tuple[pl.DataFrame, list[dict[str, Any]]]]:

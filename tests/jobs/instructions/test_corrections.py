@@ -76,6 +76,20 @@ def test_rows_as_they_were_are_passed_over(lake: Lake) -> None:
     assert lake.read_text("corrections/rows.jsonl") is None
 
 
+def test_a_leak_is_corrected_in_its_file(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
+    raw("held.jsonl", [good(number) for number in range(10)])
+    raw("a.json", [good(number) for number in range(20)])
+    leaks = config(leaks={"sets": [{"name": "held", "source": "raw/rows/held.jsonl"}]})
+    result = prepare.run(leaks.model_copy(update={"source": "raw/rows/a.json"}))
+    line = audit_lines(lake, result.audit_version, "quarantine.jsonl")[0]
+    assert line["raw_is"] == "canonical"
+    older = {key: value for key, value in line.items() if key != "raw_is"}
+    for row in (line, older):
+        with pytest.raises(BadData, match=r"line 1: the row of raw/rows/a.json, line \d+ leaks, .*in its source file"):
+            record(lake, "rows", [json.dumps({**row, "raw": json.dumps(good(40))})], who="me")
+    assert lake.read_text("corrections/rows.jsonl") is None
+
+
 def test_the_command(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"raw": "b", "raw_before": "a", "source_file": "a.json", "source_line": 1}
     path = tmp_path / "edited.jsonl"

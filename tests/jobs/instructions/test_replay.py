@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
+
 import polars as pl
 import pytest
 
 from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions import prepare
+from llmjobs.instructions.corrections import record
 from llmjobs.lake import Lake
-from tests.jobs.instructions.nights import Good, MakeConfig, Raw, audit_lines, current, killed, prompts_of, rows_of
+from tests.jobs.instructions.nights import (
+    Good,
+    MakeConfig,
+    Raw,
+    audit_lines,
+    config_of,
+    current,
+    killed,
+    prompts_of,
+    rows_of,
+)
 
 
 def replaying(config: PrepareConfig, audit: str = "last") -> PrepareConfig:
@@ -109,9 +122,78 @@ def test_without_a_version_or_an_audit_it_says_so(lake: Lake, raw: Raw, config: 
         prepare.run(replaying(config()))
 
 
-def test_rows_of_a_table_cannot_be_requeued(lake: Lake, raw: Raw, config: MakeConfig) -> None:
-    raw("a.csv", b"instruction,output\nSay hi,Hi there\nSay ho,\n")
-    table = config().model_copy(update={"source": "raw/rows/a.csv"})
-    assert prepare.run(table).quarantined == 1
-    with pytest.raises(BadData, match="is a table, whose rows need its head; run without replay"):
-        prepare.run(replaying(table))
+def test_rows_of_a_table_are_read_again_from_their_file(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
+    raw("a.tsv", b"output\tinstruction\nHi there\tSay hi\nAs an AI, I say 3.\tSay three\n")
+    raw("b.json", [good(1), good(2, output="As an AI, I say 3.")])
+    both = {"source": "raw/rows/*"}
+    assert prepare.run(config().model_copy(update=both)).quarantined == 2
+    loose = replaying(config(rules={"speaks_as_ai": "warn"}).model_copy(update=both))
+    replayed = prepare.run(loose)
+    assert (replayed.rows_in, replayed.published, replayed.quarantined) == (4, 4, 0)
+    added = rows_of(lake, replayed.version).filter(pl.col("source_file") == "raw/rows/a.tsv").sort("source_line")
+    assert list(zip(prompts_of(added), added["source_line"], strict=True)) == [("Say hi", 2), ("Say three", 3)]
+    # A full night under the new rules finds the very same rows.
+    assert prepare.run(loose.model_copy(update={"replay": ""})).version == replayed.version
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_rows_of_a_table_that_is_gone_or_changed_do_not_keep_others_back(  # noqa: PLR0917  fixtures
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good, caplog: pytest.LogCaptureFixture, moved: bool
+) -> None:
+    head, row = b"instruction,output\nSay hi,Hi there\n", b'Say ho,"As an AI, I say ho."\n'
+    table = raw("a.csv", head + row)
+    raw("b.json", [good(1), good(2, output="As an AI, I say 3.")])
+    both = {"source": "raw/rows/*"}
+    prepare.run(config().model_copy(update=both))
+    table.unlink()
+    if moved:
+        raw("a.csv", head + b"Say he,\n" + row)
+    replayed = prepare.run(replaying(config(rules={"speaks_as_ai": "warn"}).model_copy(update=both)))
+    assert (replayed.rows_in, replayed.published) == (3, 3)
+    assert "rows: 1 rows of tables are left out of the replay" in caplog.text
+
+
+def test_two_sources_with_a_mapping_of_their_own(lake: Lake, raw: Raw) -> None:
+    raw("one.jsonl", [{"q": f"Ask {n}?", "a": f"It is {n}."} for n in range(8)] + [{"q": "Say 1", "a": "As an AI, 1."}])
+    raw("two.jsonl", [{"x": "Say 2", "y": "As an AI, I say 2."}])
+    mappings = {"one": {"instruction": "q", "output": "a"}, "two": {"instruction": "x", "output": "y"}}
+    sources = [
+        {"name": name, "files": f"raw/rows/{name}.jsonl", "mapping": fields} for name, fields in mappings.items()
+    ]
+    prepare.run(config_of(sources=sources))
+    replayed = prepare.run(replaying(config_of(sources=sources, rules={"speaks_as_ai": "warn"})))
+    assert (replayed.published, replayed.quarantined) == (10, 0)
+    added = rows_of(lake, replayed.version)
+    assert {"Say 1", "Say 2"} <= set(prompts_of(added))
+    assert sorted(added["source"].unique()) == ["one", "two"]
+
+
+def test_the_same_replay_again_does_nothing(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
+    night(raw, good)
+    prepare.run(config())
+    loose = replaying(config(rules={"speaks_as_ai": "warn"}))
+    first, second, third = (prepare.run(loose) for _ in range(3))
+    assert (first.changed, second.changed, third.changed) == (True, False, False)
+    assert first.audit_version == second.audit_version == third.audit_version
+    assert first.version == third.version == current(lake)
+    assert len(lake.versions("audits", "rows")) == 2
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_a_replay_left_is_replayed_after_a_correction(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good, exact: bool
+) -> None:
+    night(raw, good)
+    dedupe = {"exact": exact}
+    prepare.run(config(dedupe=dedupe))
+    loose = replaying(config(dedupe=dedupe, rules={"speaks_as_ai": "warn"}))
+    first = prepare.run(loose)
+    lines = audit_lines(lake, first.audit_version, "quarantine.jsonl")
+    for line in lines:
+        line["raw"] = json.dumps(good(32 if "32" in line["raw"] else 40))
+    assert record(lake, "rows", [json.dumps(line) for line in lines], who="me") == 2
+    second = prepare.run(loose)
+    # The two rows that the first replay published are no duplicates of themselves.
+    assert (second.rows_in, second.published, second.quarantined, second.duplicates) == (24, 24, 0, 0)
+    assert (second.added_rows, second.changed) == (2, True)
+    assert not prepare.run(loose).changed

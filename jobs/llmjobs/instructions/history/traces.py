@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
+import io
 import json
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from llmjobs.contracts.manifest import Manifest
+from llmjobs.instructions import tables
+from llmjobs.instructions.identity import identify
+from llmjobs.instructions.quarantine import is_canonical
+from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.lake import Lake
 
 _SIDES = ("train.parquet", "validation.parquet", "test.parquet")
@@ -60,6 +66,62 @@ def copies(
 
 
 @dataclass(frozen=True)
+class Aside:
+    """Rows that are in no version, because a run put them aside, and hold a text.
+
+    Attributes:
+        row_ids: Of duplicates, of rows left out, and of leaks.
+        raws: SHA-256 of the raw text of rows that a rule refused, and of corrections.
+        corrections: Lines of the list of corrections, from 1.
+    """
+
+    row_ids: set[str] = field(default_factory=set)
+    raws: set[str] = field(default_factory=set)
+    corrections: list[int] = field(default_factory=list)
+
+
+def put_aside(lake: Lake, name: str, texts: Sequence[str]) -> Aside:
+    """Return the rows with one of the texts among those that any audit put aside, and in the list of corrections."""
+    found, sought = Aside(), Sought(frozenset(), [_plain(text) for text in texts], [])
+    if not texts:
+        return found
+    for audit in lake.versions("audits", name):
+        with tempfile.TemporaryDirectory(prefix="traces-") as scratch:
+            folder = lake.fetch("audits", name, audit.version, Path(scratch))
+            aside, quarantine = folder / "set_aside.parquet", folder / "quarantine.jsonl"
+            if aside.is_file() and "messages" in pl.read_parquet_schema(aside):
+                found.row_ids.update(_matching(aside, (), texts))
+            for row in _rows(quarantine) if quarantine.is_file() else ():
+                if row["raw"] is not None and sought.in_text(row["raw"]):
+                    found.raws.add(sha256_of(row["raw"]))
+                    if is_canonical(row):
+                        found.row_ids.update(_ids_of(row["raw"]))
+    for number, line in enumerate((lake.read_text(corrections_of(name)) or "").splitlines(), start=1):
+        quoting = [raw for raw in map(json.loads(line).get, ("before", "after")) if raw and sought.in_text(raw)]
+        found.raws.update(sha256_of(raw) for raw in quoting)
+        found.corrections.extend([number] if quoting else [])
+    return found
+
+
+def sha256_of(raw: str) -> str:
+    """Return what the list of takedowns names a raw row by."""
+    return hashlib.sha256(raw.encode()).hexdigest()
+
+
+def corrections_of(name: str) -> str:
+    """Return the path in the lake of a dataset's list of corrections."""
+    return f"corrections/{name}.jsonl"
+
+
+def _ids_of(raw: str) -> list[str]:
+    """Return the ``row_id`` of a row that lies in an audit as its messages."""
+    frames = list(read_frames(io.BytesIO(raw.encode()), name="row.jsonl", form="messages"))
+    rows = pl.concat(frames).filter(pl.col("turns").is_not_null()) if frames else tables.no_rows()
+    asked = rows.select("tools", "source", "conversation", messages="turns", prompt=pl.lit(""))
+    return [row_id.hex() for row_id in identify(asked)["row_id"]]
+
+
+@dataclass(frozen=True)
 class Sought:
     """What a file is searched for.
 
@@ -72,6 +134,11 @@ class Sought:
     ids: frozenset[str]
     texts: list[str]
     rows: list[list[str]]
+
+    def in_text(self, raw: str) -> bool:
+        """Return whether a raw row holds one of the texts."""
+        said = _plain("\n".join(_texts(raw)))
+        return any(text in said for text in self.texts)
 
     def in_file(self, path: Path) -> bool:
         """Return whether a file of an audit or of a part quotes one of the rows."""
