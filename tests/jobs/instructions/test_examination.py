@@ -256,3 +256,22 @@ def test_real_files_lose_no_row(real: Callable[[str], Path], name: str, rows: in
         .sum()
         .sum_horizontal()[0]
     )
+
+
+@pytest.mark.parametrize("column", ["source", "licence", "topic", "label"])
+def test_personal_data_beside_the_text_is_masked_too(column: str) -> None:
+    rows = frame(alpaca("A", "a", **{column: "jane.roe@example.com"}), alpaca("B", "b", **{column: "plain"}))
+    found = examine(rows, contract())
+    assert found.rows[column].to_list() == ["[EMAIL]", "plain"]
+    assert found.rows["pii_email"].to_list() == [True, False]
+    assert found.fixes.rows() == [(0, "pii_email", column, "email: 1", "[EMAIL]")]
+
+
+@pytest.mark.parametrize(("policy", "quarantined"), [("quarantine", True), ("fail", True), ("warn", False)])
+def test_personal_data_beside_the_text_follows_the_policy(policy: str, quarantined: bool) -> None:
+    rows = frame(alpaca("Mail b@example.com", "Done."), alpaca("Say it.", "Here.", source="jane.roe@example.com"))
+    found = examine(rows, contract(pii={"email": policy}))
+    assert found.rows["source"].to_list() == [None, "jane.roe@example.com"]
+    assert found.rows["pii_email"].to_list() == [True, True]
+    assert found.rows["quarantined"].to_list() == [quarantined, quarantined]
+    assert found.fixes.is_empty()

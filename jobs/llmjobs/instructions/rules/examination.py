@@ -12,6 +12,7 @@ from llmjobs.contracts.instructions import PII_FLAGS, RULES, DataContract
 from llmjobs.instructions.rules.json_answers import problems_and_labels
 from llmjobs.instructions.rules.languages import answers_in_another_language, languages_of
 from llmjobs.instructions.rules.library import flagged, marked
+from llmjobs.instructions.rules.metadata import masked_metadata
 from llmjobs.instructions.rules.texts import Texts, chat_texts, plain_texts
 from llmjobs.instructions.rules.tool_calls import is_broken
 from llmjobs.instructions.tables import EXAMINED, FIXES
@@ -61,8 +62,8 @@ def examine(frame: pl.DataFrame, contract: DataContract, *, count_tokens: TokenC
         )
         if rows.height
     ]
-    fixes = pl.concat([pl.DataFrame(schema=FIXES), *(fixes for _, fixes in parts)]).sort("row", maintain_order=True)
-    whole = _whole(frame, [rows for rows, _ in parts])
+    whole, maskings = masked_metadata(_whole(frame, [rows for rows, _ in parts]), contract)
+    fixes = pl.concat([maskings, *(fixes for _, fixes in parts)]).sort("row", maintain_order=True)
     flags = [_in_force(rule, whole, contract) for rule in (*RULES, *PII_FLAGS)]
     whole = whole.with_columns(flags)
     severities = contract.severities()

@@ -26,7 +26,7 @@ from llmjobs.contracts.instructions import DataContract
 from llmjobs.instructions.rules.refusals import AI_NAME, refuses, speaks_for_others
 from llmjobs.instructions.rules.truncation import is_truncated, may_be_truncated
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Counted up with every change of what a rule catches or writes: part of each version's id."""
 
 CONTROL = (

@@ -81,7 +81,7 @@ def repaired(cells: pl.DataFrame, contract: DataContract) -> Repaired:
         if severity in repairing:
             fixes.append(_fixes(table.filter("broken").with_columns(after=after), rule))
             cells = table.select("cell", "row", "part", text=pl.when("broken").then(after).otherwise(texts))
-    cells, personal, maskings = _masked(cells, contract)
+    cells, personal, maskings = without_personal_data(cells, contract)
     return Repaired(cells, pl.concat([*found, personal]), pl.concat([*fixes, maskings]))
 
 
@@ -96,7 +96,9 @@ def _fixes(changed: pl.DataFrame, rule: str) -> pl.DataFrame:
     )
 
 
-def _masked(cells: pl.DataFrame, contract: DataContract) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def without_personal_data(
+    cells: pl.DataFrame, contract: DataContract
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Return the cells masked where the policy says so, flags of all kinds found, and what was masked."""
     found: list[tuple[int, str]] = []
     fixes: list[tuple[int, str, str, str, str]] = []
