@@ -11,7 +11,7 @@ import pytest
 from llmjobs.contracts.errors import BadConfig, BadData, JobError
 from llmjobs.contracts.instructions import PrepareConfig, Source
 from llmjobs.instructions.raw.reading import read_frames
-from llmjobs.instructions.raw.sources import SourceFile, Sources
+from llmjobs.instructions.raw.sources import SourceFile, Sources, _filesystem
 from llmjobs.lake import Lake
 
 Write = Callable[..., None]
@@ -154,3 +154,25 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(anywhere: Lake, changed
         stream.read(1)  # a reader that stops early is told too
     with pytest.raises(JobError, match="changed"), sources.open(sources.files[0]) as stream:
         list(read_frames(stream, name="a.json.zst"))
+
+
+def test_a_scheme_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    with pytest.raises(
+        BadConfig, match=r"^source: no filesystem has the scheme 'foo' of 'foo://x/y.jsonl'; write file"
+    ):
+        found_in(lake, "foo://x/y.jsonl")
+
+
+def test_a_scheme_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: Any, **__: Any) -> Any:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", absent)
+    with pytest.raises(BadConfig, match=r"^source: the scheme 's3' of 's3://x' needs a package: Install s3fs"):
+        _filesystem("s3://x", {}, "source")
+
+
+def test_sources_of_something_else_name_its_field(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=r"^leaks\.sets\[gsm8k\]\.source: 'no/\*\.jsonl' matches no file"):
+        found_in(Lake(str(tmp_path)), "no/*.jsonl", field="leaks.sets[gsm8k].source")

@@ -52,10 +52,11 @@ class Sources:
         inputs: The sources, each with its globs.
         storage_options: Passed to fsspec for the lines with a ``scheme://``, for example credentials.
         interval_end: ISO 8601; empty: `{date}` is any day.
+        field: What errors call the lines; empty: by the config, ``source`` or ``sources[NAME].files``.
 
     Raises:
         BadData: A line matches no file.
-        BadConfig: A line without ``scheme://`` leads out of the lake.
+        BadConfig: A line without ``scheme://`` leads out of the lake; no filesystem has the scheme of one.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Sources:
         *,
         storage_options: dict[str, Any] | None = None,
         interval_end: str = "",
+        field: str = "",
     ) -> None:
         self._lake = lake
         self._options = storage_options or {}
@@ -74,9 +76,9 @@ class Sources:
         owners: dict[str, Source] = {}
         plain = len(inputs) == 1 and inputs[0].model_fields_set <= {"name", "files"}
         for source in inputs:
-            field = "source" if plain else f"sources[{source.name}].files"
+            named = field or ("source" if plain else f"sources[{source.name}].files")
             for line in filter(None, map(str.strip, source.files.splitlines())):
-                for label in self._match(line, field):
+                for label in self._match(line, named):
                     owners.setdefault(label, source)
         self.files = [self._describe(label, owners[label]) for label in sorted(owners)]
 
@@ -99,7 +101,7 @@ class Sources:
         remote = "://" in line
         if not remote and (line.startswith("/") or ".." in line.split("/")):
             raise BadConfig(f"{field}: {line!r} is no place below the lake; write file://... for one elsewhere")
-        found = self._found(line.rstrip("/").replace(_DATE, "*"), remote=remote)
+        found = self._found(line.rstrip("/").replace(_DATE, "*"), field, remote=remote)
         if _DATE in line:
             day = _expression(line)
             found = {label: place for label, place in found.items() if self._is_due(day, place[1])}
@@ -110,11 +112,11 @@ class Sources:
         self._places.update(found)
         return list(found)
 
-    def _found(self, pattern: str, *, remote: bool) -> dict[str, tuple[Any, str]]:
+    def _found(self, pattern: str, field: str, *, remote: bool) -> dict[str, tuple[Any, str]]:
         """Return label -> filesystem and path, of the files that match and of those below folders that match."""
         filesystem, path = self._lake.fs, f"{self._root}/{pattern}"
         if remote:
-            filesystem, path = fsspec.core.url_to_fs(pattern, **self._options)
+            filesystem, path = _filesystem(pattern, self._options, field)
         filesystem.invalidate_cache()  # an object store's client may hold an old listing
         matches = filesystem.glob(path, detail=True)
         files = [match for match, about in matches.items() if about["type"] == "file"]
@@ -165,6 +167,23 @@ class _Hashed(io.RawIOBase):
         buffer = bytearray(_BLOCK_BYTES)
         while self.readinto(buffer):
             pass
+
+
+def _filesystem(url: str, options: dict[str, Any], field: str) -> tuple[Any, str]:
+    """Return the filesystem of a URL, and the path in it.
+
+    Raises:
+        BadConfig: fsspec does not know its scheme, or lacks the package for it.
+    """
+    schemes = [step.partition("://")[0] for step in url.split("::")]
+    unknown = [scheme for scheme in schemes if scheme not in fsspec.available_protocols()]
+    if unknown:
+        known = "file, s3, gs, az, hdfs, https or another one of fsspec"
+        raise BadConfig(f"{field}: no filesystem has the scheme {unknown[0]!r} of {url!r}; write {known}")
+    try:
+        return cast(tuple[Any, str], fsspec.core.url_to_fs(url, **options))
+    except ImportError as error:
+        raise BadConfig(f"{field}: the scheme {schemes[0]!r} of {url!r} needs a package: {error}") from None
 
 
 def _end(interval_end: str) -> date:
