@@ -12,6 +12,7 @@ dataset is published first, then its audit, then the pointer moves: killed anywh
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import tempfile
@@ -53,6 +54,8 @@ def run(config: PrepareConfig) -> PrepareResult:
         verdict = "accepted"  # somebody has agreed to these very rows before
     if verdict == "accepted":
         version, changed = _pointed(lake, config, audit)
+        if version != found["dataset_version"]:  # withdrawn, or of an older interval: something else is current
+            audit = _audit_behind(lake, config, version)
     return _result(lake, config, audit, verdict=verdict, version=version, changed=changed)
 
 
@@ -61,12 +64,14 @@ def _pointed(lake: Lake, config: PrepareConfig, audit: Manifest) -> tuple[str, b
     version = audit.metrics["dataset_version"]
     current = _current(lake, config)
     if current == version:
+        _note(lake, config, version)
         return current, False
     why_not = is_withdrawn(lake, config.name, version) or _older(lake, config, current)
     if current and why_not:
         logger.warning("%s", why_not)
         return current, False
     lake.move_pointer("datasets", config.name, "current", version, reason="prepared by the data contract")
+    _note(lake, config, version)
     return version, True
 
 
@@ -77,8 +82,7 @@ def _current(lake: Lake, config: PrepareConfig) -> str:
 
 def _older(lake: Lake, config: PrepareConfig, current: str) -> str:
     """Return why a backfilled night does not become current: a later interval is published; or nothing."""
-    manifest = lake.manifest("datasets", config.name, current) if current else None
-    published = manifest.inputs.get("interval_end", "") if manifest else ""
+    published = _published_until(lake, config, current) if current else ""
     if config.interval_end and published and config.interval_end < published:
         return (
             f"dataset {config.name}: {published} is published already and this run's interval ends "
@@ -87,15 +91,45 @@ def _older(lake: Lake, config: PrepareConfig, current: str) -> str:
     return ""
 
 
+def _published_until(lake: Lake, config: PrepareConfig, current: str) -> str:
+    """Return the latest interval end that led to the current version; a version that came back has a later one."""
+    manifest = lake.manifest("datasets", config.name, current)
+    first = str(manifest.inputs.get("interval_end", "")) if manifest else ""
+    noted = json.loads(lake.read_text(_notes(config)) or "{}")
+    return max(first, str(noted["interval_end"])) if noted.get("version") == current else first
+
+
+def _note(lake: Lake, config: PrepareConfig, current: str) -> None:
+    """Write down that the night until `interval_end` has led to the current version, unless a later one has."""
+    if config.interval_end > _published_until(lake, config, current):
+        noted = {"version": current, "interval_end": config.interval_end}
+        lake.write_text(_notes(config), json.dumps(noted) + "\n")
+
+
+def _notes(config: PrepareConfig) -> str:
+    return f"datasets/{config.name}/interval.json"
+
+
 def _rolled_back(lake: Lake, config: PrepareConfig) -> PrepareResult:
     moved = roll_back(lake, config.name, config.rollback_to, "rolled back by a run's parameter")
-    manifest = lake.manifest("datasets", config.name, moved.version)
-    assert manifest is not None
-    audit = lake.manifest("audits", config.name, manifest.inputs["audit"])
-    if audit is None:
-        raise BadData(f"dataset {config.name}: version {moved.version} is current again, but its audit is gone")
     logger.info("%s: version %s is current again", config.name, moved.version)
+    audit = _audit_behind(lake, config, moved.version)
     return _result(lake, config, audit, verdict="accepted", version=moved.version, changed=moved.changed)
+
+
+def _audit_behind(lake: Lake, config: PrepareConfig, version: str) -> Manifest:
+    """Return the audit of the run that published a version; where its folder was deleted, what the version says.
+
+    A takedown asks for such folders to be deleted, and the nights after it must go on.
+    """
+    manifest = lake.manifest("datasets", config.name, version)
+    if manifest is None or "audit" not in manifest.inputs:
+        raise BadData(f"dataset {config.name}: the manifest of version {version} is gone or names no audit")
+    audit = lake.manifest("audits", config.name, manifest.inputs["audit"])
+    if audit is not None:
+        return audit
+    metrics = {"reasons": {}, **manifest.metrics}
+    return manifest.model_copy(update={"kind": "audits", "version": manifest.inputs["audit"], "metrics": metrics})
 
 
 def _say(config: PrepareConfig, audit: Manifest) -> None:
@@ -125,6 +159,9 @@ def _result(
         "rows_in", "published", "quarantined", "duplicates", "left_out", "fixed", "warned", "masked", "train_rows",
         "validation_rows", "test_rows", "added_rows", "removed_rows",
     )  # fmt: skip
+    figures = {key: found.get(key, 0) for key in counts}
+    if verdict == "accepted" and not changed:
+        figures |= {"added_rows": 0, "removed_rows": 0}  # what is current was so before this run
     return PrepareResult(
         name=config.name,
         version=version,
@@ -136,8 +173,8 @@ def _result(
         audit_version=audit.version,
         report_url=_url(lake, config, audit, "report.html"),
         quarantine_url=_url(lake, config, audit, "quarantine.jsonl"),
-        dataset_url=lake.version_url("datasets", config.name, version) if version else "",
-        **{key: found.get(key, 0) for key in counts},
+        dataset_url=lake.version_url("datasets", config.name, version) if version and verdict != "dry_run" else "",
+        **figures,
     )
 
 

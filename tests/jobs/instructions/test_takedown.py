@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from llmjobs.contracts.errors import BadConfig, BadData
-from llmjobs.instructions import takedown
+from llmjobs.instructions import corrections, prepare, takedown
 from llmjobs.lake import Lake
+from tests.jobs.instructions.nights import Good, MakeConfig, Raw, audit_file, audit_lines, prompts_of, rows_of
 
 Publish = Callable[..., str]
 SECRET = "Jane Roe of Springfield asked this"
@@ -95,9 +96,10 @@ def test_neither_the_list_nor_the_command_quotes_the_text(lake: Lake, capsys: py
     assert "adapter  small a1" in said
     assert "copy     audits/rows/versions/quotes: quarantine.jsonl" in said
     assert "retrain" in said
-    kept = json.loads(listed(lake))
-    assert sorted(kept) == ["reason", "row_id", "when", "who"]
-    assert kept["reason"] == "asked by the author"
+    row, aside = map(json.loads, listed(lake).splitlines())
+    assert sorted(row) == ["reason", "row_id", "when", "who"]
+    assert row["reason"] == aside["reason"] == "asked by the author"
+    assert aside["raw_sha256"] == row_id(json.dumps({"instruction": SECRET.upper(), "output": "an answer"}))
     assert "springfield" not in (said + listed(lake)).lower()
 
 
@@ -138,3 +140,50 @@ def test_a_broken_list_stops_the_night_instead_of_publishing(lake: Lake) -> None
     path.write_text('{"row_id": "a"}\n{"row": "b"}\n', encoding="utf-8")
     with pytest.raises(BadData, match=r"takedowns/rows\.jsonl line 2"):
         takedown.taken_down(lake, "rows")
+
+
+def test_what_only_an_audit_or_a_correction_holds_is_never_published(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mail = "jane.roe@example.com"
+    bad = good(50, output=f"As an AI, I wrote to {mail}.")
+    raw("a.json", [*(good(number) for number in range(10)), bad, good(51, output="")])
+    first = prepare.run(config())
+    assert (first.published, first.quarantined) == (10, 2)
+    wrong = next(row for row in audit_lines(lake, first.audit_version, "quarantine.jsonl") if mail not in row["raw"])
+    corrections.record(lake, "rows", [json.dumps({**wrong, "raw": json.dumps(good(51, output=mail * 2))})], who="me")
+    assert takedown.main(["--dataset", "rows", "--containing", mail.upper(), "--reason", "asked"]) == 0
+    said = capsys.readouterr().out
+    assert "2 row(s) are taken down, 2 of them now" in said
+    assert f"copy     audits/rows/versions/{first.audit_version}: quarantine.jsonl" in said
+    assert "copy     corrections/rows.jsonl: line 1" in said
+    assert mail not in (said + listed(lake)).lower()
+    again = takedown.take_down(lake, "rows", texts=[mail], reason="asked")
+    assert (len(again.raws), again.added_raws, again.row_ids) == (2, [], [])
+    loose = config(rules={"speaks_as_ai": "warn"})
+    for replay in ("last", ""):
+        after = prepare.run(loose.model_copy(update={"replay": replay}))
+        assert (after.published, after.quarantined, after.reasons) == (10, 2, {"taken_down": 2})
+        rows = audit_lines(lake, after.audit_version, "quarantine.jsonl")
+        assert [(row["raw"], row["reasons"]) for row in rows] == [(None, [{"rule": "taken_down"}])] * 2
+        folder = audit_file(lake, after.audit_version, "")
+        assert not [path.name for path in folder.iterdir() if mail.encode() in path.read_bytes()]
+
+
+def test_a_leak_and_a_row_left_out_are_taken_down_by_their_id(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good
+) -> None:
+    raw("held.jsonl", [good(number) for number in range(10)])
+    raw("a.json", [good(number) for number in range(40)])
+    sets = [{"name": "held", "source": "raw/rows/held.jsonl"}]
+    where = {"source": "raw/rows/a.json"}
+    tight = config(leaks={"sets": sets}, quality={"score": True, "budget": {"rows": 5}}).model_copy(update=where)
+    first = prepare.run(tight)
+    leak = audit_lines(lake, first.audit_version, "quarantine.jsonl")[0]
+    aside = pl.read_parquet(audit_file(lake, first.audit_version, "set_aside.parquet"))
+    texts = [json.loads(leak["raw"])["messages"][0]["content"], aside["messages"][0][0]["content"]]
+    found = takedown.take_down(lake, "rows", texts=texts, reason="asked")
+    assert aside["row_id"][0] in found.row_ids
+    second = prepare.run(config().model_copy(update=where))
+    assert (second.published, second.reasons) == (38, {"taken_down": 2})
+    assert not set(texts) & set(prompts_of(rows_of(lake, second.version)))
