@@ -56,6 +56,8 @@ def _counts(trial: Trial) -> Iterator[str]:
     yield f"{found['rows_in']:,} rows in = {' + '.join(parts)}"
     beside = [f"{found[name]:,} {name}" for name in ("fixed", "warned", "masked") if name in found]
     yield f"among the published: {', '.join(beside)}"
+    for name, rows in found.get("evaluation_sets", {}).items():
+        yield f"evaluation set {name}: {rows['usable']:,} of {rows['read']:,} rows can be compared with"
 
 
 def _rules(trial: Trial, contract: DataContract) -> Iterator[str]:

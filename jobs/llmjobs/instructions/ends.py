@@ -13,7 +13,7 @@ from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions import evaluation
 from llmjobs.instructions.alike.leaks import leaking, refuse_leaks
 from llmjobs.instructions.alike.near import drop_near, near_pairs
-from llmjobs.instructions.alike.sides import assign_sides
+from llmjobs.instructions.alike.sides import assign_sides, remembered
 from llmjobs.instructions.choice import mix, selection
 from llmjobs.instructions.identity import key_of, said
 from llmjobs.instructions.parts import Part
@@ -31,8 +31,8 @@ class Past:
     """What this run must agree with.
 
     Attributes:
-        sides: ``group_key``, ``side`` of the version that is published now, None where nothing is, or where the split
-            has another salt.
+        sides: ``row_key``, ``group_key``, ``side`` of the version that is published now, None where nothing is, or
+            where the split has another salt.
         taken_down: ``row_id`` of rows that must never be published again.
         elsewhere: Other dataset -> ``said_key`` of its rows.
         evaluation: Rows of the evaluation sets, `evaluation.SCHEMA`.
@@ -154,8 +154,10 @@ class _Settling:
 
     def take_sides(self) -> None:
         """Give each row its side; near-duplicates that go take part, so that what replaces a row inherits its side."""
-        rows = self.good.filter(pl.col("end") != "quarantined").select("row", "group_key")
-        sides = assign_sides(rows, self.contract.split, known=self.past.sides, pairs=self.pairs)
+        keys = ("row_key", "group_key", "prompt_key", "first_key")
+        rows = self.good.filter(pl.col("end") != "quarantined").select("row", *keys)
+        known = None if self.past.sides is None else remembered(rows, self.past.sides)
+        sides = assign_sides(rows, self.contract.split, known=known, pairs=self.pairs)
         self._add("side", rows["row"], sides.cast(pl.String))
 
     def refuse_leaking(self) -> None:

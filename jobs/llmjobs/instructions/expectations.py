@@ -25,9 +25,9 @@ _SEVERITY = {"fail": "critical", "quarantine": "warning", "warn": "warning", "dr
 }
 _LEVELS = {"fail": "critical", "ask": "warning"}
 
-FIGURES = ("published", "lost_share", "length", "language", "topic", "source", "label")
-"""Columns of the table of figures: rows, share of rows lost since the last version, and the statistics of drift
-(null where there is nothing to compare with)."""
+FIGURES = ("published", "train_rows", "lost_share", "length", "language", "topic", "source", "label")
+"""Columns of the table of figures: rows, rows of train, share of rows lost since the last version, and the statistics
+of drift (null where there is nothing to compare with)."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,13 @@ def _of_figures(gx: Any, contract: DataContract) -> list[Any]:
         severity="critical",
         meta={"limit": "budgets.min_rows", "level": "fail", "allowed": budgets.min_rows},
     )
-    return [least] + [
+    trained = between(
+        column="train_rows",
+        min_value=1,
+        severity="critical",
+        meta={"limit": "split.train_rows", "level": "fail", "allowed": 1},
+    )
+    return [least, trained] + [
         between(
             column=column,
             max_value=limit,

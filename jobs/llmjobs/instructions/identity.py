@@ -26,6 +26,8 @@ _DIGEST_BYTES, _KEY_BYTES = 32, 16
 
 Digests = npt.NDArray[np.uint8]
 
+_TURNS_OF_ONE_QUESTION = 2
+
 _TURN_END, _FIELD_END = "\x1e", "\x1f"
 
 
@@ -35,19 +37,23 @@ def identify(rows: pl.DataFrame) -> pl.DataFrame:
     * ``row_id`` (Binary, 32 bytes): of the messages as canonical JSON; of rows with tools, of both
     * ``row_key`` (Int128): the first half of it
     * ``said_key``: of all that is said, but for white space and letter case: equal in duplicates
-    * ``prompt_key``: of the first prompt, but for white space and letter case
+    * ``first_key``: of the first prompt, but for white space and letter case
+    * ``prompt_key``: the same; of a chat with several user turns of all of them, since chats that have nothing in
+      common may open with the same greeting
     * ``group_key``: of the conversation where the row names one, else `prompt_key`: never on two sides of a split
 
     Args:
         rows: Columns of `tables.EXAMINED`: ``messages``, ``tools``, ``prompt``, ``conversation``, ``source``.
     """
     ids = _digests(_canonical(rows))
-    prompts = _digests(normalised(rows["prompt"]))
+    firsts = _digests(normalised(rows["prompt"]))
+    prompts = _prompts(rows, firsts)
     groups = _groups(rows, prompts)
     return rows.with_columns(
         row_id=_binary(ids),
         row_key=_keys(ids),
         said_key=said_keys(said(rows)),
+        first_key=_keys(firsts),
         prompt_key=_keys(prompts),
         group_key=_keys(groups),
     )
@@ -120,6 +126,19 @@ def _with_tools(messages: list[dict[str, str | None]], tools: str | None) -> str
 
 def _escaped(text: pl.Expr) -> pl.Expr:
     return text.str.replace_many(list(_ESCAPES), list(_ESCAPES.values()))
+
+
+def _prompts(rows: pl.DataFrame, firsts: Digests) -> Digests:
+    """Return the digests of all user turns where there are several, else those of the first prompts."""
+    turn = pl.element().struct
+    asked = pl.col("messages").list.eval(turn.field("content").str.strip_chars().filter(turn.field("role") == "user"))
+    long = rows.with_row_index("place").filter(pl.col("messages").list.len() > _TURNS_OF_ONE_QUESTION)
+    several = long.select("place", asked=asked).filter(pl.col("asked").list.len() > 1)
+    if several.is_empty():
+        return firsts
+    prompts = firsts.copy()
+    prompts[several["place"].to_numpy()] = _digests(normalised(several["asked"].list.join(_TURN_END)))
+    return prompts
 
 
 def _groups(rows: pl.DataFrame, prompts: Digests) -> Digests:

@@ -39,6 +39,7 @@ VERSIONS = (SCHEMA, RULES_VERSION, QUALITY_VERSION, SELECTION_VERSION)
 """What of the code decides an answer."""
 
 _ID_DIGITS = 32
+_UNPUBLISHED = "dedupe.across: dataset {} has no published version; prepare it first or take the name away"
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,11 @@ class Night:
         return evaluation.sources_of(self.lake, self.config.contract, self.options)
 
     @cached_property
+    def held_out(self) -> evaluation.Evaluation:
+        """The rows of the evaluation sets."""
+        return evaluation.evaluation_rows(self.evaluation_sources, self.config.contract)
+
+    @cached_property
     def base(self) -> Published | None:
         """The version that is published now."""
         return Published.current(self.lake, self.config.name, self.scratch / "base")
@@ -93,7 +99,7 @@ class Night:
         sources = [source.model_dump(mode="json") for source in config.inputs]
         asked = replay.asked(self.lake, config)
         contract = config.contract.digest(exclude={"owner", "description"})
-        others = {name: _current(self.lake, name) for name in config.contract.dedupe.across}
+        others = {name: _published(self.lake, name) for name in config.contract.dedupe.across}
         return digest(
             [
                 "question", *VERSIONS, config.name, files, sets, sources, asked, contract, others,
@@ -124,13 +130,14 @@ class Night:
 
     def _prepared(self) -> Manifest:
         config, lake = self.config, self.lake
+        sets = self.held_out.sets  # before all else: a wrong one is told without reading the files
         part = self._part()
         if not part.chunks:
             raise BadData(f"dataset {config.name}: {len(part.files)} files hold no row; look at `source`")
         accounts = account_for(part, config, self._past())
         compared = diff(self.base.keys() if self.base else None, published_keys(accounts))
         verdict = judge(_judged(accounts), _numbers(accounts, compared), config.contract, config.name)
-        found = figures(accounts, verdict, compared, config)
+        found = figures(accounts, verdict, compared, config) | {"evaluation_sets": sets}
         folder, audit_folder = self.scratch / "dataset", self.scratch / "audit"
         audit_folder.mkdir()
         version = write_rows(folder, audit_folder, accounts)
@@ -169,10 +176,9 @@ class Night:
         contract = self.config.contract
         sides = None
         if self.base is not None and self.base.manifest.inputs.get("salt", "") == contract.split.salt:
-            sides = self.base.keys().select("group_key", "side").unique("group_key")
+            sides = self.base.keys().select("row_key", "group_key", "side")
         elsewhere = {name: said_elsewhere(self.lake, name, self.scratch) for name in contract.dedupe.across}
-        rows = evaluation.evaluation_rows(self.evaluation_sources, contract)
-        return Past(sides, self.taken_down, elsewhere, rows)
+        return Past(sides, self.taken_down, elsewhere, self.held_out.rows)
 
     def _inputs(self) -> dict[str, Any]:
         files = [{"path": file.label, "sha256": file.sha256, "bytes": file.bytes} for file in self.sources.files]
@@ -231,7 +237,7 @@ def said_elsewhere(lake: Lake, name: str, scratch: Path) -> pl.Series:
     """
     version = Published.current(lake, name, scratch / "others")
     if version is None:
-        raise BadData(f"dedupe.across: dataset {name} has no published version; prepare it first or take the name away")
+        raise BadData(_UNPUBLISHED.format(name))
     return pl.concat(said_keys(said(rows)) for _, rows in version.rows())
 
 
@@ -245,7 +251,21 @@ def _numbers(accounts: Accounts, compared: Diff) -> dict[str, float | None]:
     found: dict[str, float | None] = dict.fromkeys(FIGURES)
     found |= {shift.kind: shift.value for shift in compared.shifts}
     lost = None if compared.first else lost_share(compared)
-    return found | {"published": accounts.counts["published"], "lost_share": lost}
+    counts = accounts.counts
+    train = counts["train_rows"] if counts["published"] else None  # of no rows at all budgets.min_rows speaks
+    return found | {"published": counts["published"], "train_rows": train, "lost_share": lost}
+
+
+def _published(lake: Lake, name: str) -> str:
+    """Return the current version of another dataset.
+
+    Raises:
+        BadData: It has none.
+    """
+    found = _current(lake, name)
+    if not found:
+        raise BadData(_UNPUBLISHED.format(name))
+    return found
 
 
 def _current(lake: Lake, name: str) -> str:

@@ -41,8 +41,8 @@ ROW_COLUMNS = (
 """What is kept of a row that may be published."""
 
 GOOD_COLUMNS = (
-    "row", "chunk", "row_key", "said_key", "prompt_key", "group_key", "source", "licence", "topic", "label", "language",
-    "characters", "answer_characters", "tokens", "score", "features",
+    "row", "chunk", "row_key", "said_key", "first_key", "prompt_key", "group_key", "source", "licence", "topic",
+    "label", "language", "characters", "answer_characters", "tokens", "score", "features",
 )  # fmt: skip
 
 REFUSED_COLUMNS = ("row", "raw", "read_problem", "shape_problem", "repeated_keys", "json_problem")

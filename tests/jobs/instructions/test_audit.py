@@ -99,6 +99,10 @@ def test_a_row_is_written_as_the_reader_takes_it() -> None:
         (Breach("budgets.max_quarantined_share", 8, 0.07, "fail"), "8 of 100 rows (8.00%) are quarantined"),
         (Breach("budgets.warn_lost_share", 0.3, 0.2, "ask"), "30.00% of the last version's rows are lost"),
         (Breach("budgets.min_rows", 4, 5, "fail"), "4 rows could be published and budgets.min_rows asks for 5"),
+        (
+            Breach("split.train_rows", 0, 1, "fail"),
+            "none of 9 published rows is on the train side (4 validation, 5 test)",
+        ),
         (Breach("drift.topic.fail", 0.31, 0.2, "fail"), "topic moved by 0.310 and drift.topic.fail allows 0.2"),
         (
             Breach("drift.topic.warn", 0.2500004, 0.25, "ask"),
@@ -109,7 +113,8 @@ def test_a_row_is_written_as_the_reader_takes_it() -> None:
     ],
 )
 def test_a_broken_limit_is_told_with_its_numbers(breach: Breach, part: str) -> None:
-    assert part in breach_sentence(breach, {"rows_in": 100})
+    counts = {"rows_in": 100, "published": 9, "validation_rows": 4, "test_rows": 5}
+    assert part in breach_sentence(breach, counts)
 
 
 def test_raw_rows_are_shown_in_parts() -> None:

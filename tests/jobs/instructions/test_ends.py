@@ -135,7 +135,7 @@ def evaluated(folder: Path, rows: list[Any]) -> pl.DataFrame:
     empty = pl.lit(None, dtype=pl.String)
     known = identify(frame.drop("row_id").with_columns(prompt=pl.Series(prompts), conversation=empty))
     table = known.select(
-        row=-1 - pl.int_range(0, pl.len(), dtype=pl.Int64), name=pl.lit("held"), prompt_key="prompt_key"
+        row=-1 - pl.int_range(0, pl.len(), dtype=pl.Int64), name=pl.lit("held"), prompt_key="first_key"
     )
     return table.with_columns(said(frame).alias("text")).select(
         pl.col(name).cast(kind) for name, kind in evaluation.SCHEMA.items()
@@ -171,8 +171,8 @@ def test_groups_that_were_held_apart_stay_apart_and_what_joins_them_goes(tmp_pat
     rows = [row("Tell one", TEXT), row("Tell two", TEXT)]
     config = config_of(leaks={"near_threshold": 0.8})
     files = {"a.jsonl": lines(rows)}
-    keys = part_of(files, tmp_path / "before", config).table("good")["group_key"]
-    known = pl.DataFrame({"group_key": keys, "side": ["test", "train"]})
+    keys = part_of(files, tmp_path / "before", config).table("good").select("row_key", "group_key")
+    known = keys.with_columns(side=pl.Series(["test", "train"]))
     accounts = accounts_of(files, tmp_path / "part", config, Past(sides=known))
     assert ends(accounts) == ["published", "quarantined"]
     assert accounts.good["side"].to_list() == ["test", None]
@@ -193,4 +193,4 @@ def test_a_lost_row_is_noticed(tmp_path: Path) -> None:
 
 
 def test_an_empty_list_of_sets_is_no_row() -> None:
-    assert evaluation_rows({}, config_of().contract).height == 0
+    assert evaluation_rows({}, config_of().contract).rows.height == 0

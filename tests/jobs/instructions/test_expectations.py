@@ -57,6 +57,7 @@ def test_within_every_limit() -> None:
             Breach("budgets.warn_quarantined_share", 8, 0.07, "ask"),
         ),
         ({"figures": {"published": 4}}, {"budgets": {"min_rows": 5}}, Breach("budgets.min_rows", 4, 5, "fail")),
+        ({"figures": {"train_rows": 0}}, {}, Breach("split.train_rows", 0, 1, "fail")),
         (
             {"figures": {"lost_share": 0.3}},
             {"budgets": {"max_lost_share": 0.2}},

@@ -45,8 +45,14 @@ CALL_TEXT = '[{"name":"f","arguments":{"a":[1,"ü"]}}]'
         ({"prompt": "P", "completion": "C", "label": 3}, {"instruction": "P", "output": "C"}),
         ({"prompt": "P", "response": "C", "label": "good"}, {"instruction": "P", "output": "C", "label": "good"}),
         (
-            {"id": "7", "system": "S", "tools": '[{"name": "f"}]', "conversations": [{"from": "human", "value": "h"}]},
-            {"turns": [("system", "S", None), ("user", "h", None)], "tools": '[{"name": "f"}]', "conversation": "7"},
+            {
+                "id": "7",
+                "thread_id": "8",
+                "system": "S",
+                "tools": '[{"name": "f"}]',
+                "conversations": [{"from": "human", "value": "h"}],
+            },
+            {"turns": [("system", "S", None), ("user", "h", None)], "tools": '[{"name": "f"}]', "conversation": "8"},
         ),
         (
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from typing import Any
 
@@ -107,3 +108,29 @@ def test_no_rows() -> None:
     found = identify(rows([]))
     assert found.height == 0
     assert found.schema["row_key"] == found.schema["group_key"] == pl.Int128
+
+
+def test_a_chat_is_known_by_all_that_is_asked_in_it() -> None:
+    def chat(*asked: str, system: str | None = None) -> list[dict[str, Any]]:
+        turns = [] if system is None else [{"role": "system", "content": system, "tool_calls": None}]
+        for number, text in enumerate(asked):
+            turns += one(f"Answer {number}", text)
+        return turns
+
+    chats = [
+        chat("Hi", "Why?"),
+        chat("hi ", "WHY?", system="Be brief."),
+        chat("Hi", "How?"),
+        chat("Hi"),
+        chat("Hi Why?"),
+    ]
+    prompts = ["Hi", "hi ", "Hi", "Hi", "Hi Why?"]
+    found = identify(rows(chats, prompt=prompts))
+    first, prompt = found["first_key"].to_list(), found["prompt_key"].to_list()
+    assert first[:4] == [first[0]] * 4
+    assert prompt[0] == prompt[1]
+    assert len(set(prompt)) == 4
+    # Of a row with one question nothing changed: versions of all releases know it by the same key.
+    assert prompt[3:] == first[3:]
+    assert prompt[3] == int.from_bytes(hashlib.sha256(b"hi").digest()[:16], "big", signed=True)
+    assert found["group_key"].to_list() == prompt

@@ -12,11 +12,13 @@ from llmjobs.instructions.alike.near import PAIRS
 from llmjobs.instructions.alike.sides import SIDE
 
 SCHEMA: dict[str, Any] = {"row": pl.UInt32, "side": SIDE, "prompt_key": pl.Int128, "group_key": pl.Int128}
+CHATS: dict[str, Any] = {"row": pl.UInt32, "side": SIDE, "first_key": pl.Int128, "prompt_key": pl.Int128}
 
 
 def rows_of(*rows: tuple[str, int]) -> pl.DataFrame:
     """Return rows 0, 1, ... with a side and a prompt, each a group of its own."""
-    return pl.DataFrame([(row, *both, row) for row, both in enumerate(rows)], schema=SCHEMA, orient="row")
+    table = pl.DataFrame([(row, *both, row) for row, both in enumerate(rows)], schema=SCHEMA, orient="row")
+    return table.with_columns(first_key="prompt_key")
 
 
 def sets_of(*rows: tuple[int, str, int]) -> pl.DataFrame:
@@ -42,6 +44,25 @@ def test_a_prompt_of_an_evaluation_set_leaks() -> None:
     rows = rows_of(("train", 1), ("validation", 2), ("test", 3), ("train", 4))
     sets = sets_of((-1, "gsm8k", 1), (-2, "mmlu", 1), (-3, "mmlu", 2), (-4, "gsm8k", 3))
     assert found(rows, sets=sets) == [(0, "gsm8k, mmlu"), (1, "mmlu")]
+
+
+def test_chats_that_share_a_greeting_do_not_match_but_a_question_and_the_chat_that_begins_with_it_do() -> None:
+    chats = [("train", 1, 10), ("test", 1, 11), ("train", 2, 2), ("test", 2, 12), ("train", 3, 13), ("test", 3, 3)]
+    chats += [("train", 4, 14), ("validation", 4, 14)]
+    rows = pl.DataFrame([(row, *chat) for row, chat in enumerate(chats)], schema=CHATS, orient="row")
+    assert found(rows) == [(2, "test"), (4, "test"), (6, "validation")]
+    refuse(rows.filter(~pl.col("row").is_in([2, 4, 6])))
+    for row in (2, 4, 6):
+        with pytest.raises(RuntimeError, match=r"1 prompts of (test|validation) are in train too"):
+            refuse(rows.filter(pl.col("row").is_in([0, 1, 3, 5, 7, row])))
+
+
+def test_whatever_follows_a_question_of_an_evaluation_set_it_leaks() -> None:
+    rows = pl.DataFrame([(0, "train", 1, 10), (1, "validation", 1, 1), (2, "train", 2, 11)], schema=CHATS, orient="row")
+    sets = sets_of((-1, "gsm8k", 1))
+    assert found(rows, sets=sets) == [(0, "gsm8k"), (1, "gsm8k")]
+    with pytest.raises(RuntimeError, match="1 prompts of gsm8k are in train too"):
+        refuse(rows.filter(pl.col("row") != 1), sets=sets)
 
 
 def test_a_near_row_leaks_from_the_threshold_on() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,18 @@ from llmjobs.contracts.instructions import PrepareConfig, PublishConfig
 from llmjobs.instructions import prepare, publish, versions
 from llmjobs.instructions.takedown import take_down
 from llmjobs.lake import Lake
-from tests.jobs.instructions.nights import Good, MakeConfig, Raw, audit_file, audit_lines, current, prompts_of, rows_of
+from tests.jobs.instructions.nights import (
+    Good,
+    MakeConfig,
+    Raw,
+    audit_file,
+    audit_lines,
+    current,
+    never,
+    prompts_of,
+    rows_of,
+    sides_of,
+)
 
 ASK = {"budgets": {"max_quarantined_share": 1.0, "warn_quarantined_share": 0.01}}
 
@@ -67,6 +79,8 @@ def test_a_withdrawn_version_does_not_come_back(lake: Lake, raw: Raw, config: Ma
     for _ in range(2):
         night = prepare.run(config())
         assert (night.version, night.changed, current(lake)) == (first.version, False, first.version)
+        assert (night.published, night.added_rows, night.removed_rows) == (10, 0, 0)
+        assert (night.audit_version, night.quarantine_url) == (first.audit_version, first.quarantine_url)
     raw("a.json", [good(row) for row in range(5, 21)])
     assert prepare.run(config()).changed
 
@@ -84,10 +98,34 @@ def test_a_backfilled_night_does_not_become_current_over_a_later_one(
     third = night(4)
     assert third.published == 15
     second = night(3)
-    assert (second.published, second.changed, current(lake)) == (10, False, third.version)
+    # Its rows are in the lake, but what it says is of the version that is current.
+    assert (second.version, second.changed, current(lake)) == (third.version, False, third.version)
+    assert (second.published, second.audit_version, second.report_url) == (15, third.audit_version, third.report_url)
     assert len(lake.versions("datasets", "rows")) == 2
     raw("2026-11-04/a.json", [good(90)])
     assert night(5).changed
+
+
+def test_the_night_after_a_rollback_goes_on_where_its_audit_was_deleted(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good
+) -> None:
+    raw("a.json", [good(row) for row in range(10)])
+    first = prepare.run(config())
+    raw("a.json", [good(row) for row in range(5, 20)])
+    prepare.run(config())
+    versions.roll_back(lake, "rows", first.version, "asked")
+    shutil.rmtree(audit_file(lake, first.audit_version, ""))
+    night = prepare.run(config())
+    assert (night.version, night.published, night.train_rows) == (first.version, 10, first.train_rows)
+    assert (night.audit_version, night.reasons, night.changed) == (first.audit_version, {}, False)
+
+
+def test_an_unchanged_night_adds_and_removes_nothing(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
+    raw("a.json", [good(row) for row in range(10)])
+    first = prepare.run(config())
+    second = prepare.run(config())
+    assert (first.added_rows, second.added_rows, second.removed_rows) == (10, 0, 0)
+    assert (second.published, second.changed) == (10, False)
 
 
 def test_a_row_taken_down_is_gone_with_its_text(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
@@ -257,3 +295,48 @@ def test_rows_of_other_datasets_are_duplicates(lake: Lake, raw: Raw, config: Mak
     assert pl.read_parquet(path)["kept_in_dataset"].to_list() == ["rows"] * 3
     with pytest.raises(BadData, match=r"dedupe\.across: dataset absent has no published version"):
         prepare.run(config(dedupe={"across": ["absent"]}))
+
+
+def test_a_version_without_a_train_row_is_refused(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:
+    raw("a.json", [good(row) for row in range(3)])
+    said = r"none of 3 published rows is on the train side \(0 validation, 3 test\), so add rows, raise split.train or"
+    with pytest.raises(BadData, match=said):
+        prepare.run(config(split={"train": 0.001, "validation": 0, "test": 0.999}))
+    assert lake.versions("datasets", "rows") == []
+
+
+def test_an_absent_dataset_is_told_before_a_file_is_read(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw("a.json", [good(1)])
+    monkeypatch.setattr("llmjobs.instructions.night.examined", never)
+    with pytest.raises(BadData, match=r"dedupe\.across: dataset nope has no published version; prepare it first"):
+        prepare.run(config(dedupe={"across": ["nope"]}))
+
+
+def test_chats_that_open_with_a_greeting_keep_the_shares_of_the_split(lake: Lake, raw: Raw, config: MakeConfig) -> None:
+    def chat(number: int) -> dict[str, Any]:
+        asked = ["Hello, can you help me?", f"What do I make of {number} kilos of the fruit that is called {number}?"]
+        said = [
+            "With what?",
+            f"Make {number} pots of jam, then sell them on day {number} of the year for {number} cents.",
+        ]
+        roles = ("user", "assistant")
+        turns = [
+            {"role": r, "content": t}
+            for pair in zip(asked, said, strict=True)
+            for r, t in zip(roles, pair, strict=True)
+        ]
+        return {"id": f"chat-{number}", "messages": turns}
+
+    raw("a.jsonl", [chat(number) for number in range(200)])
+    asked = config(leaks={"near_threshold": None})
+    result = prepare.run(asked)
+    assert (result.published, result.quarantined) == (200, 0)
+    assert 140 <= result.train_rows <= 180
+    assert min(result.validation_rows, result.test_rows) >= 8
+    raw("a.jsonl", [chat(number) for number in range(250)])
+    second = prepare.run(asked)
+    assert second.published == 250
+    first, after = sides_of(lake, result.version), sides_of(lake, second.version)
+    assert first.items() <= after.items()

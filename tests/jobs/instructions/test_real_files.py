@@ -78,6 +78,14 @@ def test_chats(real: Real, tmp_path: Path) -> None:
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant"]
 
 
+def test_chats_that_share_an_opening_line_are_no_leaks_of_each_other(real: Real, tmp_path: Path) -> None:
+    content = real("sharegpt_dummy_conversation.json").read_bytes()
+    accounts = accounts_of({"a.json": content}, tmp_path / "part")
+    assert accounts.read["leak"].sum() == 0
+    assert accounts.counts["published"] >= 300
+    assert min(accounts.counts[f"{side}_rows"] for side in ("train", "validation", "test")) > 0
+
+
 @pytest.mark.parametrize(
     ("name", "rows", "least"),
     [

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import Split
+from llmjobs.instructions.alike.leaks import leaking
 from llmjobs.instructions.alike.near import PAIRS
-from llmjobs.instructions.alike.sides import SIDE, SIDES, assign_sides, side_of_keys
+from llmjobs.instructions.alike.sides import SIDE, SIDES, assign_sides, remembered, side_of_keys
 
 THIRDS = Split(train=0.4, validation=0.3, test=0.3)
 
@@ -23,7 +24,13 @@ def keys(*numbers: int) -> pl.Series:
 
 def rows_of(*groups: int) -> pl.DataFrame:
     """Return rows 0, 1, ... of these groups."""
-    return pl.DataFrame({"row": range(len(groups)), "group_key": keys(*groups)}, schema_overrides={"row": pl.UInt32})
+    return asking(list(groups), list(groups))
+
+
+def asking(groups: list[int], prompts: list[int], firsts: list[int] | None = None) -> pl.DataFrame:
+    """Return rows 0, 1, ... of these groups that ask these things, first these."""
+    columns = {"group_key": keys(*groups), "prompt_key": keys(*prompts), "first_key": keys(*(firsts or prompts))}
+    return pl.DataFrame({"row": range(len(groups)), **columns}, schema_overrides={"row": pl.UInt32})
 
 
 def pairs_of(*pairs: tuple[int, int], similarity: float = 0.9) -> pl.DataFrame:
@@ -137,6 +144,31 @@ def test_rows_that_are_not_there_join_nobody() -> None:
     assert assigned(rows_of(*groups), pairs=pairs_of((-1, 0), (-1, 1), (0, 7), (1, 7))) == ["train", "test"]
 
 
+def test_groups_that_ask_the_same_are_on_one_side() -> None:
+    apart = [side for name in SIDES for side in of_group(name, 2)]
+    rows = asking(apart, [900] * 6)
+    assert len(set(assigned(rows))) == 1
+    assert len(set(assigned(asking(apart, apart, [900] * 6)))) == 3  # a shared greeting joins nobody
+    first_of_all = asking([*apart, 900], [*apart, 900], [900] * 7)
+    assert len(set(assigned(first_of_all))) == 1  # but to the row that asks nothing else
+    known = known_of(test=apart[0])
+    assert set(assigned(rows, known=known)) == {"test"}
+
+
+def test_a_row_remembers_its_side_when_it_is_in_another_group() -> None:
+    rows = pl.DataFrame({"row_key": keys(1, 2, 3, 4, 5), "group_key": keys(10, 11, 11, 12, 13)})
+    published = pl.DataFrame(
+        {
+            "row_key": keys(1, 2, 3, 9),
+            "group_key": keys(10, 20, 21, 12),
+            "side": ["train", "train", "test", "validation"],
+        }
+    )
+    found = dict(remembered(rows, published).iter_rows())
+    wanted = {10: "train", 11: "test", 12: "validation", 20: "train", 21: "test"}
+    assert found == {keys(group)[0]: side for group, side in wanted.items()}
+
+
 GROUPS = st.integers(0, 11)
 NIGHT = st.tuples(st.lists(GROUPS, min_size=1, max_size=14), st.sets(st.tuples(GROUPS, GROUPS), max_size=8))
 
@@ -165,3 +197,17 @@ def test_no_group_ever_changes_sides(nights: list[tuple[list[int], set[tuple[int
             if strangers == {groups[one], groups[other]} and not held:
                 assert sides[one] == sides[other]
         last = now
+
+
+ASKED = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=14)
+
+
+@settings(max_examples=50, deadline=None)
+@given(ASKED)
+def test_a_first_night_has_no_leak_of_its_own_making(asked: list[tuple[int, int, int]]) -> None:
+    """Whatever conversations rows name, and whatever they ask first and later."""
+    firsts = [first for _, first, _ in asked]
+    prompts = [first if not later else 100 + 10 * first + later for _, first, later in asked]
+    rows = asking([1_000 + group for group, _, _ in asked], prompts, firsts)
+    rows = rows.with_columns(side=assign_sides(rows, THIRDS, known=None, pairs=None))
+    assert leaking(rows, None, sets=None, near_threshold=None).is_empty()

@@ -24,14 +24,15 @@ def assign_sides(
     """Return ``side`` of each row, in the order of the rows, all rows of a group on one side.
 
     * A group that is known keeps its side, always: whatever rows come, go, or turn out to be near it.
-    * Groups with rows that are near each other form a component. Its new groups take the side of its known ones; if
-      these are on several sides they go to train, and `leaks.leaking` finds what then matches held-out rows. Without
-      known groups all take the side of the smallest key.
+    * Groups with rows that are near each other, or that match by their prompts (`leaks.leaking`), form a component. Its
+      new groups take the side of its known ones; if these are on several sides they go to train, and `leaks.leaking`
+      finds what then matches held-out rows. Without known groups all take the side of the smallest key: rows that were
+      never published have no leak among themselves.
     * Any other group has the side of its own key (`side_of_keys`).
 
     Args:
-        rows: ``row`` and ``group_key`` (Int128). With the rows that `drop_near` drops, a row that replaces a near one
-            of the last version inherits its side.
+        rows: ``row``, ``group_key``, ``prompt_key`` and ``first_key`` (Int128). With the rows that `drop_near` drops, a
+            row that replaces a near one of the last version inherits its side.
         split: Shares and salt.
         known: ``group_key`` and ``side`` of earlier versions under the same salt; groups without rows do no harm.
         pairs: As `near_pairs` returns them, of at least the similarity that must not straddle sides. Rows that are not
@@ -42,10 +43,31 @@ def assign_sides(
         known = sides.clear()
     known = known.select("group_key", known=pl.col("side").cast(SIDE)).unique("group_key")
     dealt = sides.join(known, on="group_key", how="left", maintain_order="left")
+    links = _asking_the_same(rows)
     if pairs is not None and len(pairs):
-        dealt = dealt.join(_of_components(rows, pairs, known, split), on="group_key", how="left", maintain_order="left")
+        links = pl.concat([links, _near(rows, pairs)])
+    if len(links):
+        dealt = dealt.join(_of_components(links, known, split), on="group_key", how="left", maintain_order="left")
         dealt = dealt.with_columns(side=pl.coalesce("together", "side"))
     return dealt.select(pl.coalesce("known", "side").alias("side"))["side"]
+
+
+def remembered(rows: pl.DataFrame, published: pl.DataFrame) -> pl.DataFrame:
+    """Return ``group_key`` and ``side`` of what was published: the ``known`` of `assign_sides`.
+
+    A row may be of another group than it was: an earlier release grouped chats by their first prompt, and a contract
+    may name the conversation now. A group that is new has the side of its published rows; of several, test before
+    validation before train, so that nothing is trained on that was measured with.
+
+    Args:
+        rows: ``row_key`` and ``group_key`` of the rows of now.
+        published: ``row_key``, ``group_key`` and ``side`` of those of the last version.
+    """
+    published = published.with_columns(pl.col("side").cast(SIDE))
+    groups = published.select("group_key", "side").unique("group_key")
+    others = rows.select("row_key", "group_key").join(groups, on="group_key", how="anti")
+    regrouped = others.join(published.select("row_key", "side"), on="row_key").group_by("group_key")
+    return pl.concat([groups, regrouped.agg(pl.col("side").sort().last())])
 
 
 def side_of_keys(keys: pl.Series, split: Split) -> pl.Series:
@@ -61,9 +83,9 @@ def side_of_keys(keys: pl.Series, split: Split) -> pl.Series:
     return pl.Series("side", SIDES, dtype=SIDE).gather(number)
 
 
-def _of_components(rows: pl.DataFrame, pairs: pl.DataFrame, known: pl.DataFrame, split: Split) -> pl.DataFrame:
+def _of_components(links: pl.DataFrame, known: pl.DataFrame, split: Split) -> pl.DataFrame:
     """Return ``group_key`` and ``together`` of the groups that are joined with others."""
-    joined = components(_links(rows, pairs)).rename({"row": "group_key"})
+    joined = components(links).rename({"row": "group_key"})
     smallest = joined.select("group_key", side=side_of_keys(joined["same"], split))
     held = joined.join(known, on="group_key").group_by("same").agg(pl.col("known").unique())
     one = pl.col("known").list.first()
@@ -77,8 +99,18 @@ def _of_components(rows: pl.DataFrame, pairs: pl.DataFrame, known: pl.DataFrame,
     )
 
 
-def _links(rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    """Return pairs of group keys that must be on one side, as ``row`` and ``other``."""
+def _asking_the_same(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return pairs of keys of groups whose prompts match, as ``row`` and ``other``."""
+    firsts = rows.group_by("prompt_key").agg(row=pl.col("group_key").min())
+    # Of a chat of several questions the first may be all that another row asks.
+    longer = rows.filter(pl.col("first_key") != pl.col("prompt_key")).select("group_key", prompt_key="first_key")
+    asked = pl.concat([rows.select("group_key", "prompt_key"), longer]).unique()
+    links = asked.join(firsts, on="prompt_key").select("row", other="group_key")
+    return links.filter(pl.col("row") != pl.col("other")).unique()
+
+
+def _near(rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """Return pairs of keys of groups that are near each other, as ``row`` and ``other``."""
     groups = rows.select(pl.col("row").cast(pl.Int64), "group_key").join(standing(pairs), on="row")
     firsts = groups.group_by("same").agg(first=pl.col("group_key").min())
     within = groups.join(firsts, on="same").select(row="first", other="group_key")

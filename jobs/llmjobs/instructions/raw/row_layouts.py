@@ -95,7 +95,7 @@ _META = {
     "licence": ("licence", "license"),
     "topic": ("topic", "category"),
     "label": ("label",),
-    "conversation": ("conversation_id",),
+    "conversation": ("conversation_id", "conversation", "thread_id"),
 }
 
 
@@ -156,10 +156,11 @@ def _format(keys: tuple[str, ...], form: Format) -> Layout:
 
 
 def _with_meta(layout: Layout, keys: tuple[str, ...]) -> Layout:
-    """Return a layout with the columns that say where a row is from, as far as the row has them."""
+    """Return a layout with the columns that say where a row is from, as far as the row has them.
+
+    A bare ``id`` says what the row is, not what conversation it is of: a contract's mapping may say otherwise.
+    """
     meta: dict[str, Any] = {name: next((key for key in names if key in keys), None) for name, names in _META.items()}
-    if layout.messages is not None and meta["conversation"] is None and "id" in keys:
-        meta["conversation"] = "id"
     return replace(layout, **meta)
 
 
