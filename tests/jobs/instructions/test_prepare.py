@@ -340,7 +340,7 @@ def test_an_older_input_brings_its_version_back(lake: Lake, raw: Raw, config: Ma
 
 
 def test_files_without_rows_are_refused(lake: Lake, raw: Raw, config: MakeConfig) -> None:
-    raw("a.json", b"")
+    raw("a.jsonl", b"")
     raw("b.json", b"[]")
     with pytest.raises(BadData, match="dataset rows: 2 files hold no row; look at `source`"):
         prepare.run(config())

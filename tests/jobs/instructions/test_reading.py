@@ -227,7 +227,7 @@ def test_kinds_by_name(name: str, kind: str) -> None:
     assert kind_of(name) == kind
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.parquet", "a.json.gz", "a.jsonl.zst", "a"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.jsonl.gz", "a.jsonl.zst", "a"])
 def test_an_empty_file_has_no_rows(name: str) -> None:
     assert frame(b"", name).height == 0
 

@@ -196,3 +196,9 @@ def test_parquet_from_a_file_that_cannot_seek(tmp_path: Path) -> None:
     assert not stream.seekable()
     rows = pl.concat(read_frames(stream, name="a.parquet"))
     assert rows.select("instruction", "input", "output").rows() == [("p", None, "c")]
+
+
+@pytest.mark.parametrize(("name", "rows"), [("a.parquet", 1), ("a.json", 1), ("a.jsonl", 0), ("a.csv", 0)])
+def test_a_file_without_a_byte_is_a_broken_one_where_its_kind_has_no_empty_file(name: str, rows: int) -> None:
+    found = [frame["read_problem"].to_list() for frame in read_frames(io.BytesIO(b""), name=name)]
+    assert found == [["line 1: the file is empty: a broken upload?"]] * rows

@@ -72,7 +72,7 @@ def read_frames(
     unpacked = (block for block in blocks if block)
     head = next(unpacked, b"")
     if not head:
-        yield from _chunks(_ended(iter(()), blocks), exact, chunk_rows, chunk_bytes)
+        yield from _chunks(_ended(_of_nothing(name, blocks), blocks), exact, chunk_rows, chunk_bytes)
         return
     stream = chain([head], unpacked)
     kind = kind_of(name) or _kind_by_content(head)
@@ -83,6 +83,15 @@ def read_frames(
         yield from _chunks(_ended(rows, blocks), exact, chunk_rows, chunk_bytes)
     else:
         yield from _json_frames(Utf8(stream), blocks, layouts, chunk_rows, chunk_bytes)
+
+
+def _of_nothing(name: str, blocks: Blocks) -> Iterator[ReadRow]:
+    """Yield a row that cannot be read where a file without a byte is no file of its kind: Parquet, a JSON array."""
+    name = name.lower()
+    for packed in _PACKED:
+        name = name.removesuffix(packed)
+    if name.endswith((".parquet", ".json")) and not blocks.problem:
+        yield ReadRow(line=1, raw="", problem="line 1: the file is empty: a broken upload?")
 
 
 def kind_of(name: str) -> str:
