@@ -107,8 +107,10 @@ class _Settling:
 
     def take_down(self) -> None:
         keys = key_of(pl.Series(sorted(self.past.taken_down), dtype=pl.String))
-        self.taken_down = self.good.filter(pl.col("row_key").is_in(keys.implode()))["row"]
-        self.settle(self.taken_down, "quarantined")
+        good = self.good.filter(pl.col("row_key").is_in(keys.implode()))["row"]
+        self.settle(good, "quarantined")
+        without_text = self.part.table("refused").filter(pl.col("raw").is_null())["row"]
+        self.taken_down = pl.concat([good, without_text.cast(pl.UInt32)])  # by the hash of their raw text
 
     def drop_equal(self) -> None:
         """Drop rows that say the same; of these the smallest ``row_id`` stays, of identical rows the first."""

@@ -70,15 +70,32 @@ def examine_into(part: Part, chunk: pl.DataFrame, config: PrepareConfig, instrum
         config: With the contract.
         instruments: What the contract needs.
     """
+    gone = instruments.corrections.taken_down(chunk["raw"])
     chunk, corrected = instruments.corrections.applied(chunk, config)
+    gone |= instruments.corrections.taken_down(chunk["raw"])
     examined = examine(chunk.drop("file"), config.contract, count_tokens=instruments.count_tokens)
     rows = examined.rows.with_columns(chunk["file"], source_line=pl.col("line").cast(pl.UInt32))
     names = pl.Series(part.files, dtype=pl.String)
     rows = rows.with_columns(source_file=names.gather(chunk["file"]), position=pl.int_range(0, pl.len()))
+    rows = without_texts(rows, gone)
     good = weighed(identify(rows.filter(~pl.col("quarantined"))), config, instruments)
     read = rows.select("file", "source_line", *READ_FLAGS, "quarantined", *REFUSED_COLUMNS[1:])
     fixes = pl.concat([corrected, examined.fixes])
+    fixes = fixes.filter(~pl.col("row").is_in(gone.arg_true().cast(pl.Int64).implode())) if gone.any() else fixes
     part.add(read, good, fixes)
+
+
+def without_texts(rows: pl.DataFrame, gone: pl.Series) -> pl.DataFrame:
+    """Return rows of which those that were taken down by their raw text are refused, with no text and no other flag.
+
+    By the ``raw`` that is null `ends.account_for` knows them.
+    """
+    if not gone.any():
+        return rows
+    names = [name for name in (*REFUSED_COLUMNS, "messages") if name in rows.columns]
+    cleared = [pl.when(gone).then(pl.lit(None)).otherwise(pl.col(name)).alias(name) for name in names]
+    flags = [(pl.col(flag) & ~gone).alias(flag) for flag in READ_FLAGS]
+    return rows.with_columns(*cleared, *flags, (pl.col("quarantined") | gone).alias("quarantined"))
 
 
 def weighed(rows: pl.DataFrame, config: PrepareConfig, instruments: Instruments) -> pl.DataFrame:
