@@ -320,6 +320,15 @@ class Leaks(Severities):
     )
     sets: tuple[EvaluationSet, ...] = ()
 
+    @model_validator(mode="after")
+    def _names_apart(self) -> Self:
+        names = [chosen.name for chosen in self.sets]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            both = "; ".join(f"{one.name}: {one.source.strip()}" for one in self.sets if one.name == repeated[0])
+            raise ValueError(f"leaks.sets: {names.count(repeated[0])} sets have one name ({both}); rename one")
+        return self
+
 
 class Judge(Strict):
     """A model behind an OpenAI-compatible endpoint that gives each row a mark from 1 to 5."""
@@ -547,7 +556,8 @@ class PrepareResult(JobResult):
     ``rows_in = published + quarantined + duplicates + left_out`` always holds.
 
     Attributes:
-        version: The dataset version of this run; with verdict ``accepted`` it is what ``current`` points at.
+        version: The dataset version of this run; with verdict ``accepted`` it is what ``current`` points at, of a dry
+            run the one that the same run would publish: the lake need not have it.
         verdict: ``accepted``; ``ask``: beyond a warn limit, so a person decides; ``dry_run``: nothing was published.
         changed: Whether this run moved ``current``.
         base_version: The published version that this run was compared with; empty before the first.
@@ -557,6 +567,7 @@ class PrepareResult(JobResult):
         reasons: Flag -> quarantined rows that have it, the most frequent first; a row can have several.
         summary: The diff in a few lines of Markdown, for the person who is asked.
         audit_version: Version of ``audits/<name>`` that holds report, quarantine, duplicates and verdict.
+        dataset_url: Of the version's folder; empty where nothing was published.
     """
 
     name: str

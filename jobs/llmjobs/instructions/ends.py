@@ -107,10 +107,17 @@ class _Settling:
 
     def take_down(self) -> None:
         keys = key_of(pl.Series(sorted(self.past.taken_down), dtype=pl.String))
-        good = self.good.filter(pl.col("row_key").is_in(keys.implode()))["row"]
+        refused = self.part.table("refused")
+        without_text = refused.filter(pl.col("raw").is_null())["row"]
+        self.taken_down = without_text.cast(pl.UInt32)  # by the hash of their raw text
+        if keys.is_empty():
+            return
+        listed = pl.col("row_key").is_in(keys.implode())
+        good = self.good.filter(listed)["row"]
         self.settle(good, "quarantined")
-        without_text = self.part.table("refused").filter(pl.col("raw").is_null())["row"]
-        self.taken_down = pl.concat([good, without_text.cast(pl.UInt32)])  # by the hash of their raw text
+        # What a rule refused too must not lie about as raw text in the audit either.
+        refused_too = refused.filter(listed)["row"].cast(pl.UInt32)
+        self.taken_down = pl.concat([good, refused_too, self.taken_down]).unique()
 
     def drop_equal(self) -> None:
         """Drop rows that say the same; of these the smallest ``row_id`` stays, of identical rows the first."""
@@ -208,7 +215,7 @@ class _Settling:
             rank=pl.when(pl.col("end") == "published").then(pl.col("rank")),
         )
         read = read.drop("row").with_columns(quarantined=pl.col("end") == "quarantined")
-        repeats = pl.concat([pl.DataFrame(schema=_REPEATS), *self.repeats]).sort("row")
+        repeats = _resolved(pl.concat([pl.DataFrame(schema=_REPEATS), *self.repeats])).sort("row")
         return Accounts(self.part, read, good, repeats, self.leaks, shares, fractions)
 
     def _drop(self, table: pl.DataFrame) -> None:
@@ -230,6 +237,19 @@ class _Settling:
 
 
 _REPEATS = {"row": pl.UInt32, "kept_row": pl.UInt32, "dataset": pl.String, "similarity": pl.Float64}
+
+
+def _resolved(repeats: pl.DataFrame) -> pl.DataFrame:
+    """Return repeats with the row that stays, where the row that an equal one was dropped for went too."""
+    went = repeats.select(kept_row="row", last_row="kept_row", last_dataset="dataset", last_similarity="similarity")
+    found = repeats.join(went, on="kept_row", how="left", maintain_order="left")
+    gone = pl.col("last_similarity").is_not_null()
+    return found.select(
+        "row",
+        kept_row=pl.when(gone).then("last_row").otherwise("kept_row"),
+        dataset=pl.when(gone).then("last_dataset").otherwise("dataset"),
+        similarity=pl.when(gone).then("last_similarity").otherwise("similarity"),
+    )
 
 
 def account_for(part: Part, config: PrepareConfig, past: Past) -> Accounts:

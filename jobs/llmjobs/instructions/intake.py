@@ -79,6 +79,7 @@ def examine_into(part: Part, chunk: pl.DataFrame, config: PrepareConfig, instrum
     rows = rows.with_columns(source_file=names.gather(chunk["file"]), position=pl.int_range(0, pl.len()))
     rows = without_texts(rows, gone)
     good = weighed(identify(rows.filter(~pl.col("quarantined"))), config, instruments)
+    rows = rows.join(_keys_of_refused(rows), on="position", how="left", maintain_order="left")
     read = rows.select("file", "source_line", *READ_FLAGS, "quarantined", *REFUSED_COLUMNS[1:])
     fixes = pl.concat([corrected, examined.fixes])
     fixes = fixes.filter(~pl.col("row").is_in(gone.arg_true().cast(pl.Int64).implode())) if gone.any() else fixes
@@ -96,6 +97,12 @@ def without_texts(rows: pl.DataFrame, gone: pl.Series) -> pl.DataFrame:
     cleared = [pl.when(gone).then(pl.lit(None)).otherwise(pl.col(name)).alias(name) for name in names]
     flags = [(pl.col(flag) & ~gone).alias(flag) for flag in READ_FLAGS]
     return rows.with_columns(*cleared, *flags, (pl.col("quarantined") | gone).alias("quarantined"))
+
+
+def _keys_of_refused(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return ``position`` and ``row_key`` of the refused rows that could be read: a takedown finds them too."""
+    readable = rows.filter("quarantined", pl.col("messages").is_not_null())
+    return identify(readable.with_columns(pl.col("prompt").fill_null(""))).select("position", "row_key")
 
 
 def weighed(rows: pl.DataFrame, config: PrepareConfig, instruments: Instruments) -> pl.DataFrame:

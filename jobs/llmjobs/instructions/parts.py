@@ -7,7 +7,8 @@ A part holds, for each chunk:
   being in memory together
 * ``<n>.read.arrow``: every row: file, line, flags
 * ``<n>.good.arrow``: of the rows that no rule refused what the steps over the whole run need: keys and figures
-* ``<n>.refused.arrow``: of the refused rows the raw text and what was wrong; ``<n>.fixes.arrow``: repaired parts
+* ``<n>.refused.arrow``: of the refused rows the raw text, what was wrong, and ``row_key`` where they could be read
+* ``<n>.fixes.arrow``: repaired parts
 
 Arrow files are read without mapping them, so that they do not count as memory of the process.
 """
@@ -45,7 +46,7 @@ GOOD_COLUMNS = (
     "label", "language", "characters", "answer_characters", "tokens", "score", "features",
 )  # fmt: skip
 
-REFUSED_COLUMNS = ("row", "raw", "read_problem", "shape_problem", "repeated_keys", "json_problem")
+REFUSED_COLUMNS = ("row", "raw", "read_problem", "shape_problem", "repeated_keys", "json_problem", "row_key")
 
 _FILES = "files.json"
 _OLDEST = pl.CompatLevel.oldest()
@@ -94,7 +95,8 @@ class Part:
         numbered = read.with_columns(row=pl.int_range(first, first + read.height, dtype=pl.UInt32))
         self._write("read", numbered.select("file", "source_line", *READ_FLAGS, "quarantined"))
         self._write("good", good.select(GOOD_COLUMNS))
-        self._write("refused", numbered.filter("quarantined").select(REFUSED_COLUMNS))
+        refused = numbered.filter("quarantined").select(REFUSED_COLUMNS)
+        self._write("refused", refused.cast({"row_key": pl.Int128}))
         self._write("fixes", fixes.with_columns(row=(pl.col("row") + first).cast(pl.UInt32)))
         self._write_rows(good.select(ROW_COLUMNS))
         self.chunks += 1
@@ -161,7 +163,7 @@ class Part:
 def many(parts: Iterable[Part], folder: Path) -> Part:
     """Return one part with the chunks of several, in `folder`, their rows numbered on.
 
-    The chunk files are linked, not copied; tables that name rows or files by number are written anew.
+    Their files are written anew, chunk by chunk: every table names rows or files by number.
     """
     whole = Part(folder, [])
     for part in parts:

@@ -81,9 +81,14 @@ def _line(rows: pl.DataFrame) -> pl.Expr:
     parts = [pl.col("row_id"), pl.lit("\x1f"), pl.col("group_id")]
     for name in _HASHED[2:]:
         if rows[name].null_count() < rows.height:
-            value = pl.concat_str(pl.lit(f"\x1f{name}="), pl.col(name).cast(pl.String))
+            value = pl.concat_str(pl.lit(f"\x1f{name}="), _escaped(pl.col(name).cast(pl.String)))
             parts.append(value.fill_null(""))
     return pl.concat_str(*parts, pl.lit("\x1e"))
+
+
+def _escaped(text: pl.Expr) -> pl.Expr:
+    r"""Return a text in which neither ``\x1e`` nor ``\x1f`` can imitate the end of a row or another column."""
+    return text.str.replace_many(["\x1a", "\x1e", "\x1f"], ["\x1a0", "\x1a1", "\x1a2"])
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

@@ -58,6 +58,10 @@ def test_a_config_brings_its_contract(folder: Path) -> None:
         ("quality: {score: true, budget: {rows: 5, tokens: 5}}", "budget must hold either `rows` or `tokens`"),
         ("limits: {max_tokens: 5}", "limits.max_tokens (5) needs limits.tokenizer"),
         ("mapping: {instruction: q}", "mapping must name either `messages`, or `instruction` and `output`"),
+        (
+            "leaks: {sets: [{name: a, source: x}, {name: b, source: y}, {name: a, source: z}]}",
+            "leaks.sets: 2 sets have one name (a: x; a: z); rename one",
+        ),
         ("format: alpaca\nmapping: {messages: m}", "mapping and format (alpaca) clash"),
         ("answer: {fields: {a: {type: string}}}", "answer.fields names 1 fields, which needs answer.format: json"),
         ("answer: {format: json, fields: {a: {type: text}}}", "answer.fields.a.type: Input should be 'string'"),

@@ -58,6 +58,10 @@ def test_where_a_row_was_found_does_not(tmp_path: Path, name: str) -> None:
 def test_a_value_is_not_taken_for_another_columns(tmp_path: Path) -> None:
     one, other = rows(3, topic="x"), rows(3, label="x")
     assert digest_of(tmp_path / "a.parquet", one) != digest_of(tmp_path / "b.parquet", other)
+    one, other = rows(1, topic="x\x1flabel=y"), rows(1, topic="x", label="y")
+    assert digest_of(tmp_path / "a.parquet", one) != digest_of(tmp_path / "b.parquet", other)
+    escaped, plain = rows(1, topic="\x1a2"), rows(1, topic="\x1f")
+    assert digest_of(tmp_path / "a.parquet", escaped) != digest_of(tmp_path / "b.parquet", plain)
     assert version_of({"train": "a", "test": "b"}) != version_of({"train": "b", "test": "a"})
 
 

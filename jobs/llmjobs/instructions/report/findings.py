@@ -81,7 +81,8 @@ class Findings:
         self.config, self.contract, self.base = config, config.contract, base
         self.accounts, self.verdict, self.diff, self.figures = accounts, verdict, diff, figures
         self.published = accounts.good.filter(pl.col("end") == "published")
-        self._hidden = set(key_of(pl.Series(sorted(taken_down), dtype=pl.String)).to_list())
+        listed = pl.Series(sorted(taken_down), dtype=pl.String)
+        self._hidden = dict(zip(key_of(listed), listed, strict=True))
         self.samples = self._samples()
 
     def summary(self) -> str:
@@ -326,8 +327,9 @@ class Findings:
         taken = self.accounts.read.with_row_index("row").filter("taken_down")["row"]
         if taken.is_empty():
             return
-        for row in rows_by_number(self.accounts, taken)["row_id"]:
-            yield Removal(row.hex(), "on the takedown list")
+        for table in (self.accounts.good, self.accounts.part.table("refused")):
+            for key in table.filter(pl.col("row").is_in(taken.implode()))["row_key"].drop_nulls():
+                yield Removal(self._hidden[key], "on the takedown list")
 
 
 def _place(row: Mapping[str, Any]) -> str:
