@@ -28,8 +28,6 @@ from llmjobs.lake import Lake
 def main(arguments: list[str]) -> int:
     """Check the contract that the arguments name, and try it on their files."""
     given = _parser().parse_args(arguments)
-    logging.getLogger("llmjobs").setLevel(logging.WARNING)
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     try:
         contract = DataContract.from_yaml(given.contract)
         lake = Lake.from_environment() if os.environ.get(LAKE_URL) else None
@@ -102,4 +100,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    logging.getLogger("llmjobs").setLevel(logging.WARNING)
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     sys.exit(main(sys.argv[1:]))
