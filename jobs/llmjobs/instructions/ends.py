@@ -13,7 +13,7 @@ from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions import evaluation
 from llmjobs.instructions.alike.leaks import leaking, refuse_leaks
 from llmjobs.instructions.alike.near import drop_near, near_pairs
-from llmjobs.instructions.alike.sides import SIDE, assign_sides, remembered
+from llmjobs.instructions.alike.sides import assign_sides, remembered
 from llmjobs.instructions.choice import mix, selection
 from llmjobs.instructions.identity import key_of, said
 from llmjobs.instructions.parts import Part
@@ -52,8 +52,8 @@ class Accounts:
         part: The rows themselves.
         read: One line for each row read, by its number: ``file``, ``source_line``, a boolean for each of `FLAGS`,
             ``quarantined``, ``end``.
-        good: One line for each row that no rule refused, by its number: `parts.GOOD_COLUMNS` but `_SETTLED`, ``end``,
-            ``side`` (of published rows), ``rank`` (of ranked train rows).
+        good: One line for each row that no rule refused, by its number: `parts.GOOD_COLUMNS`, ``end``, ``side``
+            (of published rows), ``rank`` (of ranked train rows).
         repeats: Dropped rows: ``row``, ``kept_row`` (null: kept elsewhere), ``dataset`` (where), ``similarity``.
         leaks: Train or validation rows that match: ``row``, ``matches``.
         mixed: What the mix did with each source; empty without weights.
@@ -89,17 +89,16 @@ class _Settling:
     def __init__(self, part: Part, config: PrepareConfig, past: Past) -> None:
         self.part, self.contract, self.config, self.past = part, config.contract, config, past
         self.good = part.table("good").with_columns(
-            end=pl.lit("published", dtype=ENDS), side=pl.lit(None, dtype=SIDE), rank=pl.lit(None, dtype=pl.UInt32)
+            end=pl.lit("published", dtype=ENDS), side=pl.lit(None, dtype=pl.String), rank=pl.lit(None, dtype=pl.UInt32)
         )
         self.repeats: list[pl.DataFrame] = []
         self.pairs: pl.DataFrame | None = None
         self.taken_down = pl.Series("row", [], dtype=pl.UInt32)
         self.leaks = pl.DataFrame(schema={"row": pl.UInt32, "matches": pl.String})
 
-    def alive(self, *columns: str) -> pl.DataFrame:
-        """Return what is not at another end yet; only the columns asked for, as each costs memory for every row."""
-        there = self.good["end"] == "published"
-        return self.good.select(columns or self.good.columns).filter(there)
+    @property
+    def alive(self) -> pl.DataFrame:
+        return self.good.filter(pl.col("end") == "published")
 
     def settle(self, rows: pl.Series, end: str) -> None:
         """Take rows, by their numbers, to an end."""
@@ -124,14 +123,14 @@ class _Settling:
         """Drop rows that say the same; of these the smallest ``row_id`` stays, of identical rows the first."""
         if not self.contract.dedupe.exact:
             return
-        repeated = self.alive("row", "row_key", "said_key").filter(pl.col("said_key").is_duplicated())
+        repeated = self.alive.filter(pl.col("said_key").is_duplicated())
         kept = pl.col("row").sort_by(*_by_id(), "row").first().over("said_key")
         table = repeated.with_columns(kept_row=kept).filter(pl.col("row") != pl.col("kept_row"))
         self._drop(table.select("row", "kept_row", similarity=pl.lit(1.0)))
 
     def drop_elsewhere(self) -> None:
         for name, keys in self.past.elsewhere.items():
-            table = self.alive("row", "said_key").filter(pl.col("said_key").is_in(keys.implode()))
+            table = self.alive.filter(pl.col("said_key").is_in(keys.implode()))
             self._drop(table.select("row", dataset=pl.lit(name), similarity=pl.lit(1.0)))
 
     def find_near(self) -> None:
@@ -140,7 +139,7 @@ class _Settling:
         wanted += [self.contract.leaks.near_threshold] if self.contract.leaks.severity != "off" else []
         thresholds = [threshold for threshold in wanted if threshold is not None]
         if thresholds:
-            texts = _Texts(self.part, self.alive("row", "chunk"), self.past.evaluation)
+            texts = _Texts(self.part, self.alive, self.past.evaluation)
             order = self._preferred()
             self.pairs = near_pairs(texts.batches(), texts.fetch, threshold=min(thresholds), preference=order)
             logger.info("%d pairs of rows are nearly the same", self.pairs.height)
@@ -159,8 +158,7 @@ class _Settling:
 
     def _preferred(self) -> pl.DataFrame:
         """Return ``row`` and ``rank`` of the rows that are alive: the longest answer first, then the smallest id."""
-        rows = self.alive("row", "answer_characters", "row_key")
-        order = rows.sort(-pl.col("answer_characters").cast(pl.Int64), *_by_id(), "row")
+        order = self.alive.sort(-pl.col("answer_characters").cast(pl.Int64), *_by_id(), "row")
         return order.select("row").with_row_index("rank")
 
     def take_sides(self) -> None:
@@ -169,18 +167,17 @@ class _Settling:
         rows = self.good.filter(pl.col("end") != "quarantined").select("row", *keys)
         known = None if self.past.sides is None else remembered(rows, self.past.sides)
         sides = assign_sides(rows, self.contract.split, known=known, pairs=self.pairs)
-        self._add("side", rows["row"], sides)
+        self._add("side", rows["row"], sides.cast(pl.String))
 
     def refuse_leaking(self) -> None:
         leaks = self.contract.leaks
         if leaks.severity == "off":
             return
         sets, threshold = self.past.evaluation.drop("text"), leaks.near_threshold
-        keys = ("row", "side", "prompt_key", "first_key", "group_key")
-        self.leaks = leaking(self.alive(*keys), self.pairs, sets=sets, near_threshold=threshold)
+        self.leaks = leaking(self.alive, self.pairs, sets=sets, near_threshold=threshold)
         if leaks.severity != "warn":
             self.settle(self.leaks["row"], "quarantined")
-            refuse_leaks(self.alive(*keys), self.pairs, sets=sets, near_threshold=threshold)
+            refuse_leaks(self.alive, self.pairs, sets=sets, near_threshold=threshold)
 
     def choose(self) -> tuple[Sequence[mix.Share], Sequence[Mapping[str, object]]]:
         """Rank the train rows, and leave out those that a mix or a budget has no room for."""
@@ -213,7 +210,7 @@ class _Settling:
             leak=pl.col("row").is_in(self.leaks["row"].cast(pl.UInt32).implode()),
             taken_down=pl.col("row").is_in(self.taken_down.implode()),
         )
-        good = self.good.drop(_SETTLED).with_columns(
+        good = self.good.with_columns(
             side=pl.when(pl.col("end") == "published").then(pl.col("side")),
             rank=pl.when(pl.col("end") == "published").then(pl.col("rank")),
         )
@@ -230,7 +227,7 @@ class _Settling:
         self.settle(table["row"], "duplicate")
 
     def _train(self) -> pl.DataFrame:
-        return self.alive().filter(pl.col("side") == "train")
+        return self.alive.filter(pl.col("side") == "train")
 
     def _add(self, column: str, rows: pl.Series, values: pl.Series) -> None:
         """Set a column for some rows; the others keep what they have."""
@@ -238,9 +235,6 @@ class _Settling:
         joined = self.good.join(table, on="row", how="left", maintain_order="left")
         self.good = joined.with_columns(pl.coalesce("value", column).alias(column)).drop("value")
 
-
-_SETTLED = ("said_key", "prompt_key", "first_key", "answer_characters", "features")
-"""What nobody asks for when every row has its end: half of the ledger."""
 
 _REPEATS = {"row": pl.UInt32, "kept_row": pl.UInt32, "dataset": pl.String, "similarity": pl.Float64}
 
