@@ -250,9 +250,7 @@ class Budgets(Strict):
     @model_validator(mode="after")
     def _asked_before_refused(self) -> Self:
         for name in ("quarantined_share", "lost_share"):
-            warn, most = getattr(self, f"warn_{name}"), getattr(self, f"max_{name}")
-            if warn is not None and most is not None and warn >= most:
-                raise ValueError(f"warn_{name} ({warn:g}) must be below max_{name} ({most:g}), or nobody is ever asked")
+            _ask_first(self, f"warn_{name}", f"max_{name}")
         return self
 
 
@@ -264,9 +262,15 @@ class Shift(Strict):
 
     @model_validator(mode="after")
     def _asked_before_refused(self) -> Self:
-        if self.warn is not None and self.fail is not None and self.warn >= self.fail:
-            raise ValueError(f"warn ({self.warn:g}) must be below fail ({self.fail:g}), or nobody is ever asked")
+        _ask_first(self, "warn", "fail")
         return self
+
+
+def _ask_first(limits: Strict, warn: str, most: str) -> None:
+    """Raise ValueError where the limit `warn` is not below the limit `most`, as far as both are there."""
+    asked, refused = getattr(limits, warn), getattr(limits, most)
+    if asked is not None and refused is not None and asked >= refused:
+        raise ValueError(f"{warn} ({asked:g}) must be below {most} ({refused:g}), or nobody is ever asked")
 
 
 class Drift(Strict):
@@ -539,6 +543,11 @@ class PrepareConfig(JobConfig):
     def inputs(self) -> tuple[Source, ...]:
         """The sources of the run; a plain `source` is one without weight, named after the dataset."""
         return self.sources or (Source(name=self.name, files=self.source),)
+
+    def reading(self, source: Source) -> tuple[Format, Mapping | None]:
+        """Return format and mapping of a source's rows: its own, else the contract's."""
+        mapping = source.mapping or (self.contract.mapping if source.format is None else None)
+        return source.format or self.contract.format, mapping
 
 
 def _contract(config_path: Path, name: str) -> DataContract:

@@ -10,7 +10,6 @@ which the source file still holds the broken row, reads the corrected one.
 from __future__ import annotations
 
 import argparse
-import getpass
 import hashlib
 import io
 import json
@@ -23,8 +22,9 @@ from pathlib import Path
 import polars as pl
 
 from llmjobs.contracts.errors import BadData, JobError
-from llmjobs.contracts.instructions import Format, Mapping, PrepareConfig
+from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions import tables
+from llmjobs.instructions.history.people import who
 from llmjobs.instructions.history.traces import sha256_of
 from llmjobs.instructions.quarantine import is_canonical
 from llmjobs.instructions.raw.reading import read_frames
@@ -34,6 +34,8 @@ from llmjobs.lake import Lake
 
 RULE = "corrected"
 """What a fix of this kind is recorded under."""
+
+_PLACE = ("line", "file", "source_number")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Corrections:
         return pl.Series("gone", found, dtype=pl.Boolean)
 
     def applied(self, chunk: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Return a chunk of `tables.READ` rows with the corrected ones in it, and what was corrected as fixes."""
+        """Return a chunk (`intake.examine_into`) with the corrected rows in it, and what was corrected as fixes."""
         none = pl.DataFrame(schema=tables.FIXES)
         if not self.by_raw:
             return chunk, none
@@ -89,25 +91,15 @@ class Corrections:
 
     def _read(self, raw: str, old: pl.DataFrame, config: PrepareConfig) -> pl.DataFrame:
         """Return the row that a corrected text is, at the place of the old one; two rows are a broken row."""
-        form, mapping = _form(old, config)
+        form, mapping = config.reading(config.inputs[old["source_number"][0]])
         frames = list(read_frames(io.BytesIO(raw.encode()), name="row.jsonl", form=form, mapping=mapping))
         read = pl.concat(frames) if frames else pl.DataFrame(schema=tables.READ)
         if read.height != 1:
             problem = f"the correction holds {read.height} rows, not one"
             read = pl.DataFrame([{"raw": raw, "read_problem": problem}], schema=tables.READ)
-        place = [pl.lit(old[name][0], dtype=old[name].dtype).alias(name) for name in ("line", "file")]
+        place = [pl.lit(old[name][0], dtype=old[name].dtype).alias(name) for name in _PLACE]
         known = [pl.col(name).fill_null(pl.lit(old[name][0], dtype=pl.String)) for name in ("source", "licence")]
         return read.with_columns(*place, *known)
-
-
-def _form(old: pl.DataFrame, config: PrepareConfig) -> tuple[Format, Mapping | None]:
-    """Return how rows of the old row's source are read; a row that says itself where it is from, as the contract."""
-    inputs, contract = config.inputs, config.contract
-    named = [source for source in inputs if source.name == old["source"][0]] or inputs
-    if len(named) > 1:
-        return contract.format, contract.mapping
-    mapping = named[0].mapping or (contract.mapping if named[0].format is None else None)
-    return named[0].format or contract.format, mapping
 
 
 def record(lake: Lake, name: str, edited: Iterable[str], *, who: str) -> int:
@@ -161,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Take the edited quarantine files named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m llmjobs.instructions.corrections", description=__doc__)
     parser.add_argument("--dataset", required=True)
-    parser.add_argument("--who", default=getpass.getuser())
+    parser.add_argument("--who", default=who())
     parser.add_argument("files", nargs="+", type=Path, help="edited copies of quarantine.jsonl")
     options = parser.parse_args(arguments)
     try:

@@ -66,14 +66,15 @@ def examine_into(part: Part, chunk: pl.DataFrame, config: PrepareConfig, instrum
 
     Args:
         part: Where it goes.
-        chunk: `tables.READ`, and ``file``, the position of its file in `Part.files`.
+        chunk: `tables.READ`, ``file``, the position of its file in `Part.files`, and ``source_number``, that of its
+            source in `PrepareConfig.inputs`.
         config: With the contract.
         instruments: What the contract needs.
     """
     gone = instruments.corrections.taken_down(chunk["raw"])
     chunk, corrected = instruments.corrections.applied(chunk, config)
     gone |= instruments.corrections.taken_down(chunk["raw"])
-    examined = examine(chunk.drop("file"), config.contract, count_tokens=instruments.count_tokens)
+    examined = examine(chunk.drop("file", "source_number"), config.contract, count_tokens=instruments.count_tokens)
     rows = examined.rows.with_columns(chunk["file"], source_line=pl.col("line").cast(pl.UInt32))
     names = pl.Series(part.files, dtype=pl.String)
     rows = rows.with_columns(source_file=names.gather(chunk["file"]), position=pl.int_range(0, pl.len()))
@@ -124,11 +125,9 @@ def weighed(rows: pl.DataFrame, config: PrepareConfig, instruments: Instruments)
 
 
 def _frames(sources: Sources, files: Sequence[SourceFile], config: PrepareConfig) -> Iterator[pl.DataFrame]:
-    contract = config.contract
     for position, file in enumerate(files):
         source = file.source
-        form = source.format or contract.format
-        mapping = source.mapping or (contract.mapping if source.format is None else None)
+        form, mapping = config.reading(source)
         with sources.open(file) as stream:
             for frame in read_frames(
                 stream, name=file.label, form=form, mapping=mapping, chunk_rows=CHUNK_ROWS, chunk_bytes=CHUNK_BYTES
@@ -137,6 +136,7 @@ def _frames(sources: Sources, files: Sequence[SourceFile], config: PrepareConfig
                     pl.col("source").fill_null(source.name),
                     pl.col("licence").fill_null(pl.lit(source.licence or None, dtype=pl.String)),
                     file=pl.lit(position, dtype=pl.UInt32),
+                    source_number=pl.lit(config.inputs.index(source), dtype=pl.UInt32),
                 )
 
 

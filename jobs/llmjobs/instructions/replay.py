@@ -105,12 +105,13 @@ def part(
         _add_published(whole, known, config, instruments)
     rows = list(_quarantined(lake, config, audit, scratch))
     whole.files[:] = dict.fromkeys([*whole.files, *(row["source_file"] for row in rows)])
-    added = whole.rows
+    before = whole.rows
+    published = base.keys()["row_key"]
     for chunk in _requeued(rows, whole.files, config, sources):
-        new = _unpublished(chunk, base.keys()["row_key"], config, instruments)
+        new = _unpublished(chunk, published, config, instruments)
         if new.height:
             examine_into(whole, new, config, instruments)
-    added = whole.rows - added
+    added = whole.rows - before
     logger.info(
         "%s: %d of the %d rows put aside by audit %s are requeued, the others are published by now or not to be had",
         config.name, added, len(rows), audit.version,
@@ -182,14 +183,14 @@ def _requeued(
             groups.setdefault((source.name, is_canonical(row)), []).append(row)
     for (name, canonical), ours in groups.items():
         for frame, batch in _frames(ours, _Way.of(owners[name], config, canonical=canonical)):
-            yield _placed(frame, batch, files, owners[name])
+            yield _placed(frame, batch, files, owners[name], config)
     missing = 0
     for label, ours in tables_of.items():
         found = 0
         if label in there:
             for frame, batch in _table_frames(ours, sources, there[label], config):
                 found += frame.height
-                yield _placed(frame, batch, files, there[label].source)
+                yield _placed(frame, batch, files, there[label].source, config)
         missing += len(ours) - found
     if missing:
         logger.warning(
@@ -203,7 +204,7 @@ def _unpublished(
 ) -> pl.DataFrame:
     """Return the rows of a chunk that the base version does not hold; an earlier replay may have published some."""
     mended, _ = instruments.corrections.applied(chunk, config)
-    rows = examine(mended.drop("file"), config.contract, count_tokens=instruments.count_tokens).rows
+    rows = examine(mended.drop("file", "source_number"), config.contract, count_tokens=instruments.count_tokens).rows
     good = identify(rows.with_row_index("position").filter(~pl.col("quarantined")))
     known = good.filter(pl.col("row_key").is_in(published.implode()))["position"]
     return chunk.with_row_index("position").filter(~pl.col("position").is_in(known.implode())).drop("position")
@@ -218,11 +219,7 @@ class _Way:
 
     @classmethod
     def of(cls, source: Source, config: PrepareConfig, *, canonical: bool = False) -> _Way:
-        if canonical:
-            return cls("messages", None)
-        contract = config.contract
-        mapping = source.mapping or (contract.mapping if source.format is None else None)
-        return cls(source.format or contract.format, mapping)
+        return cls("messages", None) if canonical else cls(*config.reading(source))
 
     def read(self, text: str, name: str) -> pl.DataFrame:
         frames = read_frames(io.BytesIO(text.encode()), name=name, form=self.form, mapping=self.mapping)
@@ -272,7 +269,9 @@ def _is_json(text: str) -> bool:
         return False
 
 
-def _placed(frame: pl.DataFrame, rows: list[dict[str, Any]], files: dict[str, int], source: Source) -> pl.DataFrame:
+def _placed(
+    frame: pl.DataFrame, rows: list[dict[str, Any]], files: dict[str, int], source: Source, config: PrepareConfig
+) -> pl.DataFrame:
     """Return rows at the places where they stood, with what their source says of them."""
     if frame.height != len(rows):
         raise RuntimeError(f"replay: {len(rows)} rows of {rows[0]['source_file']} are read as {frame.height}")
@@ -281,4 +280,5 @@ def _placed(frame: pl.DataFrame, rows: list[dict[str, Any]], files: dict[str, in
         pl.col("licence").fill_null(pl.lit(source.licence or None, dtype=pl.String)),
         line=pl.Series([row["source_line"] for row in rows], dtype=pl.Int64),
         file=pl.Series([files[row["source_file"]] for row in rows], dtype=pl.UInt32),
+        source_number=pl.lit(config.inputs.index(source), dtype=pl.UInt32),
     )

@@ -76,18 +76,20 @@ def test_a_dry_run_names_no_folder_that_is_not_there(lake: Lake, raw: Raw, confi
     assert (night.version, Path(night.dataset_url.removeprefix("file://")).is_dir()) == (dry.version, True)
 
 
-def test_a_correction_is_read_as_its_source_is(lake: Lake, raw: Raw, good: Good) -> None:
+@pytest.mark.parametrize("names", [{}, {"site": "example.org"}], ids=["of its source", "names another source"])
+def test_a_correction_is_read_as_its_source_is(lake: Lake, raw: Raw, good: Good, names: dict[str, str]) -> None:
     raw("own.jsonl", [good(row) for row in range(5)])
-    raw("web.jsonl", [{"q": "Who?", "a": "Me, of course."}, {"q": "Where?", "a": ""}])
+    raw("web.jsonl", [{"q": "Who?", "a": "Me, of course.", **names}, {"q": "Where?", "a": "", **names}])
+    mapping = {"instruction": "q", "output": "a"} | ({"source": "site"} if names else {})
     sources = [
         {"name": "own", "files": "raw/rows/own.jsonl"},
-        {"name": "web", "files": "raw/rows/web.jsonl", "mapping": {"instruction": "q", "output": "a"}},
+        {"name": "web", "files": "raw/rows/web.jsonl", "mapping": mapping},
     ]
     contract = {"owner": "tests", "format": "alpaca", "budgets": {"max_quarantined_share": 1.0}}
     config = PrepareConfig.from_mapping({"name": "rows", "sources": sources, "contract": contract}, origin="test")
     first = prepare.run(config)
     (line,) = audit_lines(lake, first.audit_version, "quarantine.jsonl")
-    line["raw"] = json.dumps({"q": "Where?", "a": "Here it is."})
+    line["raw"] = json.dumps({"q": "Where?", "a": "Here it is.", **names})
     assert record(lake, "rows", [json.dumps(line)], who="me") == 1
     second = prepare.run(config)
     assert (second.published, second.quarantined) == (7, 0)

@@ -9,8 +9,9 @@ import pytest
 
 from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.contracts.instructions import PrepareConfig
-from llmjobs.instructions import prepare
+from llmjobs.instructions import prepare, replay
 from llmjobs.instructions.corrections import record
+from llmjobs.instructions.published import Published
 from llmjobs.lake import Lake
 from tests.jobs.instructions.nights import (
     Good,
@@ -197,3 +198,21 @@ def test_what_a_replay_left_is_replayed_after_a_correction(
     assert (second.rows_in, second.published, second.quarantined, second.duplicates) == (24, 24, 0, 0)
     assert (second.added_rows, second.changed) == (2, True)
     assert not prepare.run(loose).changed
+
+
+def test_the_published_version_is_read_once_for_all_requeued_rows(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night(raw, good)
+    prepare.run(config())
+    monkeypatch.setattr(replay, "CHUNK_ROWS", 1)
+    reads = []
+    keys = Published.keys
+
+    def counted(version: Published) -> pl.DataFrame:
+        reads.append(version.manifest.version)
+        return keys(version)
+
+    monkeypatch.setattr(Published, "keys", counted)
+    assert prepare.run(replaying(config(rules={"speaks_as_ai": "warn"}))).published == 22
+    assert len(reads) == 2  # once to know what is published already, once to compare with
