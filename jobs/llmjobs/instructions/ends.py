@@ -13,7 +13,7 @@ from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions import evaluation
 from llmjobs.instructions.alike.leaks import leaking, refuse_leaks
 from llmjobs.instructions.alike.near import drop_near, near_pairs
-from llmjobs.instructions.alike.sides import assign_sides, remembered
+from llmjobs.instructions.alike.sides import SIDES, assign_sides, remembered
 from llmjobs.instructions.choice import mix, selection
 from llmjobs.instructions.identity import key_of, said
 from llmjobs.instructions.parts import Part
@@ -80,7 +80,7 @@ class Accounts:
             "left_out": "left_out",
         }
         found = {"rows_in": self.read.height} | {name: ends.get(end, 0) for end, name in names.items()}
-        return found | {f"{side}_rows": sides.get(side, 0) for side in ("train", "validation", "test")}
+        return found | {f"{side}_rows": sides.get(side, 0) for side in SIDES}
 
 
 class _Settling:
@@ -280,7 +280,7 @@ def refuse_lost_rows(accounts: Accounts) -> None:
     """
     counts = accounts.counts
     ends = sum(counts[end] for end in ("published", "quarantined", "duplicates", "left_out"))
-    sides = sum(counts[f"{side}_rows"] for side in ("train", "validation", "test"))
+    sides = sum(counts[f"{side}_rows"] for side in SIDES)
     nowhere = accounts.read["end"].null_count()
     if nowhere or ends != accounts.part.rows or sides != counts["published"]:
         raise RuntimeError(

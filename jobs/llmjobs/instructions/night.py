@@ -18,6 +18,7 @@ from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import evaluation, replay
+from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.audit import SetAside, figures, write_audit
 from llmjobs.instructions.choice.quality import QUALITY_VERSION
 from llmjobs.instructions.choice.selection import SELECTION_VERSION
@@ -27,12 +28,13 @@ from llmjobs.instructions.examined_files import examined, instruments_of
 from llmjobs.instructions.expectations import FIGURES, Verdict, judge
 from llmjobs.instructions.identity import hexadecimal, said, said_keys
 from llmjobs.instructions.parts import Part
-from llmjobs.instructions.published import SCHEMA, SIDES, Published, SideWriter, version_of
+from llmjobs.instructions.published import SCHEMA, Published, SideWriter, version_of
 from llmjobs.instructions.raw.sources import Sources
 from llmjobs.instructions.report.diff import Diff, diff, lost_share
 from llmjobs.instructions.report.findings import Findings
 from llmjobs.instructions.rules.library import RULES_VERSION
 from llmjobs.instructions.takedown import taken_down
+from llmjobs.instructions.versions import current_version
 from llmjobs.lake import Lake
 
 VERSIONS = (SCHEMA, RULES_VERSION, QUALITY_VERSION, SELECTION_VERSION)
@@ -110,13 +112,13 @@ class Night:
     @property
     def version(self) -> str:
         """Id of the audit: the question, and what the answer is compared with."""
-        return digest(["audit", self.question, _current(self.lake, self.config.name)])[:_ID_DIGITS]
+        return digest(["audit", self.question, current_version(self.lake, self.config.name)])[:_ID_DIGITS]
 
     def _answered(self) -> Manifest | None:
         """Return the audit that answers the question: against the current version, or the one that led to it."""
         name = self.config.name
         versions = [self.version]
-        current = self.lake.manifest("datasets", name, _current(self.lake, name) or "-")
+        current = self.lake.manifest("datasets", name, current_version(self.lake, name) or "-")
         if current is not None and current.inputs.get("question") == self.question:
             versions.append(current.inputs["audit"])
         for version in versions:
@@ -134,8 +136,7 @@ class Night:
         part = self._part()
         if not part.chunks:
             raise BadData(f"dataset {config.name}: {len(part.files)} files hold no row; look at `source`")
-        accounts = account_for(part, config, self._past())
-        compared = diff(self.base.keys() if self.base else None, published_keys(accounts))
+        accounts, compared = self._accounted(part)
         verdict = judge(_judged(accounts), _numbers(accounts, compared), config.contract, config.name)
         found = figures(accounts, verdict, compared, config) | {"evaluation_sets": sets}
         folder, audit_folder = self.scratch / "dataset", self.scratch / "audit"
@@ -172,11 +173,18 @@ class Night:
             )
         return examined(self.lake, self.sources, self.config, instruments, self.scratch)
 
-    def _past(self) -> Past:
+    def _accounted(self, part: Part) -> tuple[Accounts, Diff]:
+        """Return where the rows go, and how they differ from those of the base, whose keys are read once."""
+        known = self.base.keys() if self.base else None
+        accounts = account_for(part, self.config, self._past(known))
+        return accounts, diff(known, published_keys(accounts))
+
+    def _past(self, known: pl.DataFrame | None) -> Past:
         contract = self.config.contract
+        salt = self.base.manifest.inputs.get("salt", "") if self.base else None
         sides = None
-        if self.base is not None and self.base.manifest.inputs.get("salt", "") == contract.split.salt:
-            sides = self.base.keys().select("row_key", "group_key", "side")
+        if known is not None and salt == contract.split.salt:
+            sides = known.select("row_key", "group_key", "side")
         elsewhere = {name: said_elsewhere(self.lake, name, self.scratch) for name in contract.dedupe.across}
         return Past(sides, self.taken_down, elsewhere, self.held_out.rows)
 
@@ -262,12 +270,7 @@ def _published(lake: Lake, name: str) -> str:
     Raises:
         BadData: It has none.
     """
-    found = _current(lake, name)
+    found = current_version(lake, name)
     if not found:
         raise BadData(_UNPUBLISHED.format(name))
     return found
-
-
-def _current(lake: Lake, name: str) -> str:
-    pointer = lake.pointer("datasets", name, "current")
-    return pointer.version if pointer else ""

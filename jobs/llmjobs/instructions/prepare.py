@@ -24,7 +24,7 @@ from llmjobs.contracts.instructions import PrepareConfig, PrepareResult
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions.night import Night
 from llmjobs.instructions.rendered.targets import publish_targets
-from llmjobs.instructions.versions import is_withdrawn, roll_back
+from llmjobs.instructions.versions import current_version, is_withdrawn, roll_back
 from llmjobs.lake import Lake
 from llmjobs.results import main
 
@@ -50,7 +50,7 @@ def run(config: PrepareConfig) -> PrepareResult:
     version, changed = found["dataset_version"], False
     if verdict != "dry_run":
         publish_targets(lake, config, version)
-    if verdict == "ask" and version == _current(lake, config):
+    if verdict == "ask" and version == current_version(lake, config.name):
         verdict = "accepted"  # somebody has agreed to these very rows before
     if verdict == "accepted":
         version, changed = _pointed(lake, config, audit)
@@ -62,7 +62,7 @@ def run(config: PrepareConfig) -> PrepareResult:
 def _pointed(lake: Lake, config: PrepareConfig, audit: Manifest) -> tuple[str, bool]:
     """Make the audit's version current unless something speaks against it; return what is current, and if it moved."""
     version = audit.metrics["dataset_version"]
-    current = _current(lake, config)
+    current = current_version(lake, config.name)
     if current == version:
         _note(lake, config, version)
         return current, False
@@ -73,11 +73,6 @@ def _pointed(lake: Lake, config: PrepareConfig, audit: Manifest) -> tuple[str, b
     lake.move_pointer("datasets", config.name, "current", version, reason="prepared by the data contract")
     _note(lake, config, version)
     return version, True
-
-
-def _current(lake: Lake, config: PrepareConfig) -> str:
-    pointer = lake.pointer("datasets", config.name, "current")
-    return pointer.version if pointer else ""
 
 
 def _older(lake: Lake, config: PrepareConfig, current: str) -> str:

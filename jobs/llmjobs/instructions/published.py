@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 from llmjobs.contracts.base import digest
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import tables
+from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.identity import key_of
 from llmjobs.lake import Lake
 
 SCHEMA = 2
 """Raise it when the same rows would be written otherwise than before."""
-
-SIDES = ("train", "validation", "test")
 
 COLUMNS = (
     "row_id", "group_id", "messages", "tools", "input", "source", "licence", "topic", "label", "language", "characters",

@@ -50,6 +50,12 @@ class Withdrawn:
     instead: str
 
 
+def current_version(lake: Lake, name: str) -> str:
+    """Return the id of the version that ``current`` points at; empty before the first."""
+    pointer = lake.pointer(KIND, name, POINTER)
+    return pointer.version if pointer is not None else ""
+
+
 def is_withdrawn(lake: Lake, name: str, version: str) -> str | None:
     """Return a sentence that says when, by whom and why a version was withdrawn; None where it was not."""
     mark = _withdrawn(lake, name).get(version)
@@ -101,9 +107,7 @@ def roll_back(lake: Lake, name: str, version: str, reason: str) -> PublishResult
         BadConfig: The first digits are not enough.
     """
     target, marks = find(lake, name, version).version, _withdrawn(lake, name)
-    current = lake.pointer(KIND, name, POINTER)
-    left = current.version if current is not None else ""
-    undone = target in marks
+    left, undone = current_version(lake, name), target in marks
     if left and left != target and not undone:
         refuse_taken_down(lake, name, target)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -119,8 +123,7 @@ def make_current(lake: Lake, name: str, version: str, reason: str) -> PublishRes
         BadData: There is no such complete version, or it holds rows that were taken down.
     """
     refuse_taken_down(lake, name, version)
-    current = lake.pointer(KIND, name, POINTER)
-    previous = current.version if current is not None else ""
+    previous = current_version(lake, name)
     if previous != version:
         lake.move_pointer(KIND, name, POINTER, version, reason=reason)
     marks = _withdrawn(lake, name)
@@ -159,11 +162,11 @@ def _marks(name: str) -> str:
 
 def listing(lake: Lake, name: str) -> list[str]:
     """Return one line for each version, the newest first: id, date, rows, and whether it is current or withdrawn."""
-    current, marks = lake.pointer(KIND, name, POINTER), _withdrawn(lake, name)
+    current, marks = current_version(lake, name), _withdrawn(lake, name)
     lines = []
     for one in reversed(lake.versions(KIND, name)):
         rows = one.metrics.get("published")
-        said = ["current"] if current is not None and current.version == one.version else []
+        said = ["current"] if current == one.version else []
         mark = marks.get(one.version)
         if mark is not None:
             said.append(f"withdrawn {mark.at[:10]} by {mark.by}: {mark.reason}")

@@ -11,10 +11,10 @@ import fsspec
 import polars as pl
 
 from llmjobs.contracts.instructions import PrepareConfig
+from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.ends import Accounts, Past, account_for
 from llmjobs.instructions.intake import Instruments, take_in
 from llmjobs.instructions.parts import Part
-from llmjobs.instructions.published import SIDES
 from llmjobs.instructions.raw.sources import Sources
 from llmjobs.lake import Lake
 

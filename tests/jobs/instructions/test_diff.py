@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp
 
-from llmjobs.instructions.published import SIDES
+from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.report import diff as diff_module
 from llmjobs.instructions.report.diff import Changes, Diff, Share, Shift, diff, lost_share, summary
 from llmjobs.instructions.report.distributions import (

@@ -13,8 +13,9 @@ import pytest
 
 from llmjobs.contracts.errors import BadConfig, BadData, JobError
 from llmjobs.instructions import prepare
+from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.night import Night
-from llmjobs.instructions.published import COLUMNS, SIDES
+from llmjobs.instructions.published import COLUMNS
 from llmjobs.instructions.raw.sources import Sources
 from llmjobs.lake import Lake
 from tests.jobs.instructions.nights import (

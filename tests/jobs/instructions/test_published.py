@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from llmjobs.instructions import published, tables
+from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.identity import key_of
-from llmjobs.instructions.published import COLUMNS, SIDES, Published, SideWriter, empty, version_of
+from llmjobs.instructions.published import COLUMNS, Published, SideWriter, empty, version_of
 from llmjobs.lake import Lake
 
 

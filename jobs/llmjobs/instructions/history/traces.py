@@ -17,12 +17,13 @@ import polars as pl
 
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import tables
+from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.identity import identify
 from llmjobs.instructions.quarantine import is_canonical
 from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.lake import Lake
 
-_SIDES = ("train.parquet", "validation.parquet", "test.parquet")
+_FILES = tuple(f"{side}.parquet" for side in SIDES)
 _TAG = re.compile(r"<[^>]*>")
 _PIECE, _SHORTEST_PIECE = 100, 25
 """Characters of a turn that are looked for where only pieces are shown; shorter turns say nothing about one row."""
@@ -33,9 +34,9 @@ def holding(lake: Lake, version: Manifest, *, row_ids: Collection[str] = (), tex
     found: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="traces-") as scratch:
         folder = lake.fetch(version.kind, version.name, version.version, Path(scratch))
-        for side in _SIDES:
-            if (folder / side).is_file():
-                found |= _matching(folder / side, row_ids, texts)
+        for file in _FILES:
+            if (folder / file).is_file():
+                found |= _matching(folder / file, row_ids, texts)
     return found
 
 
@@ -182,9 +183,9 @@ def _turns(lake: Lake, name: str, ids: Collection[str], rows: Sequence[Collectio
             continue
         with tempfile.TemporaryDirectory(prefix="traces-") as scratch:
             folder = lake.fetch(version.kind, version.name, version.version, Path(scratch))
-            for side in _SIDES:
-                if (folder / side).is_file():
-                    kept = pl.scan_parquet(folder / side).filter(pl.col("row_id").is_in(list(wanted)))
+            for file in _FILES:
+                if (folder / file).is_file():
+                    kept = pl.scan_parquet(folder / file).filter(pl.col("row_id").is_in(list(wanted)))
                     found += [_said(messages) for messages in kept.select("messages").collect()["messages"].to_list()]
         missing -= wanted
     return found

@@ -19,13 +19,13 @@ import polars as pl
 
 from llmjobs.contracts.base import Strict, digest
 from llmjobs.contracts.instructions import PrepareConfig, Target
+from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.rendered.frame_rendering import SPANS, FrameRenderer
 from llmjobs.lake import Lake
 from llmjobs.models import resolve_model
 from llmjobs.rendering import IGNORED, CannotRender, ChatRenderer, ChatRow, load_tokenizer
 
 KIND = "rendered"
-SIDES = ("train", "validation", "test")
 
 SCHEMA = 1
 """Raise it when the same rows, target and tokenizer would give other files than before."""

@@ -13,7 +13,7 @@ from typing import Literal
 
 import polars as pl
 
-from llmjobs.instructions.published import SIDES
+from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.report.distributions import (
     Histogram,
     counts,

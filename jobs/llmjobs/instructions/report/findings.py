@@ -11,11 +11,12 @@ from typing import Any
 import polars as pl
 
 from llmjobs.contracts.instructions import PII_KINDS, RULES, PrepareConfig, RowRules
+from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.audit import breach_sentence, quarantined_rows, repaired_parts, rows_by_number
 from llmjobs.instructions.ends import Accounts
 from llmjobs.instructions.expectations import Verdict
 from llmjobs.instructions.identity import key_of
-from llmjobs.instructions.published import SCHEMA, SIDES, Published
+from llmjobs.instructions.published import SCHEMA, Published
 from llmjobs.instructions.report.data import (
     Comparison,
     File,
