@@ -86,19 +86,23 @@ def heavy(config: TrainConfig) -> dict[str, Any]:
     }
 
 
+def job(module: str, title: str, config: TrainConfig, hours: float, *, task_id: str = "", **more: Any) -> JobOperator:
+    """Return the task of a module of `llmjobs.training`; its id is the module's name, unless it is given."""
+    return JobOperator(
+        task_id=task_id or module,
+        task_display_name=title,
+        module=f"llmjobs.training.{module}",
+        config=config,
+        form=True,
+        execution_timeout=timedelta(hours=hours),
+        **more,
+    )
+
+
 def train_task(config: TrainConfig, task_id: str, title: str) -> JobOperator:
     """Return the task that trains one adapter."""
-    return JobOperator(
-        task_id=task_id,
-        task_display_name=title,
-        doc_md="Curves and system metrics: the MLflow button. A retry goes on from the newest checkpoint.",
-        module="llmjobs.training.train",
-        config=config,
-        overrides=PINNED,
-        form=True,
-        execution_timeout=timedelta(hours=24),
-        **heavy(config),
-    )
+    doc = "Curves and system metrics: the MLflow button. A retry goes on from the newest checkpoint."
+    return job("train", title, config, 24, task_id=task_id, doc_md=doc, overrides=PINNED, **heavy(config))
 
 
 def train_tasks(config: TrainConfig) -> tuple[list[JobOperator], JobOperator]:
@@ -106,17 +110,8 @@ def train_tasks(config: TrainConfig) -> tuple[list[JobOperator], JobOperator]:
     if not config.sweep:
         train = train_task(config, "train", "Train")
         return [train], train
-    sweep = JobOperator(
-        task_id="sweep",
-        task_display_name="Compare the fractions",
-        doc_md="On the validation split. The curve: the Report button.",
-        module="llmjobs.training.sweep",
-        config=config,
-        overrides=PINNED,
-        form=True,
-        execution_timeout=timedelta(hours=4),
-        **heavy(config),
-    )
+    doc = "On the validation split. The curve: the Report button."
+    sweep = job("sweep", "Compare the fractions", config, 4, doc_md=doc, overrides=PINNED, **heavy(config))
     parts = {f"{one.data.fraction:g}": one for one in config.candidates}
     trains = [
         train_task(one, f"train_{part.replace('.', '_')}", f"Train on {part} of the rows")
@@ -146,36 +141,13 @@ def train_adapter(name: str, config: TrainConfig) -> DAG:
         default_args={"owner": config.owner, "retries": 2, "retry_delay": timedelta(seconds=30)},
     )
     def build() -> None:
-        plan = JobOperator(
-            task_id="plan",
-            task_display_name="Which adapter, and is it there?",
-            module="llmjobs.training.plan",
-            config=config,
-            form=True,
-            execution_timeout=timedelta(minutes=30),
-        )
+        plan = job("plan", "Which adapter, and is it there?", config, 0.5)
         with TaskGroup("adapter", prefix_group_id=False, group_display_name="Train and measure"):
             trains, trained = train_tasks(config)
-            evaluate = JobOperator(
-                task_id="evaluate",
-                task_display_name="Measure base, champion and candidate",
-                module="llmjobs.training.evaluate",
-                config=chosen,
-                overrides=pinned,
-                form=True,
-                execution_timeout=timedelta(hours=4),
-                **heavy(config),
-            )
+            title = "Measure base, champion and candidate"
+            evaluate = job("evaluate", title, chosen, 4, overrides=pinned, **heavy(config))
         with TaskGroup("promotion", prefix_group_id=False, group_display_name="Promote and announce"):
-            promote = JobOperator(
-                task_id="promote",
-                task_display_name="Promote if it is better",
-                module="llmjobs.training.promote",
-                config=chosen,
-                overrides=pinned,
-                form=True,
-                execution_timeout=timedelta(minutes=30),
-            )
+            promote = job("promote", "Promote if it is better", chosen, 0.5, overrides=pinned)
             announce(adapter_asset(config.name), champion(plan.output, promote.output))
         needed(plan.output) >> trains
         trained >> evaluate >> promote
