@@ -28,7 +28,7 @@ from nightshift.configs import each_config
 from nightshift.operators.job import JobOperator
 from nightshift.params import form_for
 
-FORM = ("source.url", "max_delete_share", "allow_mass_delete", "chunks.max_tokens", "shards.most")
+FORM = ("max_delete_share", "allow_mass_delete", "chunks.max_tokens", "shards.most")
 
 
 @task(task_display_name="Deal the shards")
@@ -37,14 +37,19 @@ def deal(plan: Any) -> list[dict[str, Any]]:
     return [{"run_id": plan["run_id"], **shard} for shard in plan["shards"]]
 
 
+def _places(config: RefreshConfig) -> str:
+    """Return where the documents come from, in words."""
+    return ", ".join(getattr(source, "url", source.name) for source in config.inputs)
+
+
 def refresh_embeddings(name: str, config: RefreshConfig) -> DAG:
     """Return the DAG of one index."""
 
     @dag(
         dag_id=f"refresh_embeddings_{name}",
         dag_display_name=f"Refresh embeddings: {config.name}",
-        description=f"Documents of {config.source.url} -> vectors of {config.embedder.name}",
-        doc_md=f"{__doc__}\n**Index** `{config.name}`: `{config.source.url}`, encoded by `{config.embedder.name}`.\n",
+        description=f"Documents of {_places(config)} -> vectors of {config.embedder.name}",
+        doc_md=f"{__doc__}\n**Index** `{config.name}`: {_places(config)}, encoded by `{config.embedder.name}`.\n",
         schedule=config.schedule,
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,

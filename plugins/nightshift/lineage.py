@@ -86,7 +86,8 @@ def _of_refresh(config: Any, result: dict[str, Any]) -> tuple[list[Any], list[An
         facets=_version(result["version"]),
         outputFacets={"outputStatistics": counted},
     )
-    return [InputDataset(*_source(config.source.url, ""))], [written]
+    places = [getattr(source, "url", source.name) for source in config.inputs]
+    return [InputDataset(*_source(place, "")) for place in places], [written]
 
 
 _TELLERS: dict[str, Callable[[Any, dict[str, Any]], tuple[list[Any], list[Any]]]] = {

@@ -2,45 +2,171 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmjobs.contracts.base import JobConfig, JobResult, Strict
 
 Operation = Literal["add", "change", "delete"]
 
 
-class SourceConfig(Strict):
-    """Where the documents are."""
+Scalar = str | int | float | bool
+"""A value of a document's metadata, which filters compare."""
 
+PUBLIC = "public"
+"""Tenant of documents whose source names none."""
+
+
+class _Source(Strict):
+    """What every kind of source has."""
+
+    name: str = Field(
+        default="documents",
+        pattern=r"^[a-z0-9][a-z0-9_-]*$",
+        description="Name of the source in its index; another name is another source",
+    )
+    tenant: str = Field(default=PUBLIC, min_length=1, description="Who may see its documents; search names tenants")
+    tenant_field: str = Field(
+        default="", description="Metadata field that names a document's tenant; `tenant` where a document has none"
+    )
+    metadata: dict[str, Scalar] = Field(
+        default={}, description="Of every document of the source; a document's own values come first"
+    )
+    language: str = Field(
+        default="",
+        pattern=r"^([a-z]{2,3})?$",
+        description="ISO 639 code of all its documents; empty: told from the text",
+    )
+    chunker: Literal["auto", "markdown", "text", "whole"] = Field(
+        default="auto",
+        description="auto: along headings where the documents have them; whole: a document is one chunk where it fits",
+    )
+
+
+class FilesSource(_Source):
+    """A folder or an object store."""
+
+    kind: Literal["files"] = "files"
     url: str = Field(
         min_length=1,
         title="Documents folder",
-        description="A folder below the lake (documents/guide) or an fsspec URL (s3://bucket/docs)",
+        description="A folder below the lake (documents/guide) or an fsspec URL (s3://bucket/docs); {date} is each day "
+        "of the run's data interval",
     )
     include: tuple[str, ...] = Field(
-        default=("**/*.md", "**/*.txt"),
-        min_length=1,
-        description="Globs below the folder",
+        default=("**/*",), min_length=1, description="Globs below the folder; of all files those that can be read"
     )
+    exclude: tuple[str, ...] = Field(default=(), description="Globs below the folder that are left out")
+    text_field: str = Field(default="text", min_length=1, description="JSONL: field with the document's text")
+    key_field: str = Field(default="id", min_length=1, description="JSONL: field that names the document in its file")
+
+
+class SqlSource(_Source):
+    """A table or query of a PostgreSQL database."""
+
+    kind: Literal["sql"] = "sql"
+    url_env: str = Field(
+        default="LLMJOBS_DATABASE_URL",
+        pattern=r"^[A-Z][A-Z0-9_]*$",
+        description="Environment variable with the database's URL; never the URL itself",
+    )
+    query: str = Field(min_length=1, description="A table (schema.table) or a select statement; read only")
+    key: str = Field(min_length=1, description="Column that names the row for ever")
+    text: tuple[str, ...] = Field(min_length=1, description="Columns that make the text, one paragraph each")
+    title: str = Field(default="", description="Column with the title")
+    fields: tuple[str, ...] = Field(default=(), description="Columns that become metadata")
+    updated: str = Field(
+        default="",
+        description="Column with the time of the last change: only newer rows are read; empty: all, each time",
+    )
+    lag_seconds: int = Field(
+        default=3600, ge=0, description="Rows changed so shortly before the watermark are read again: late commits"
+    )
+    reconcile_every: int = Field(
+        default=7, ge=1, description="Every so many runs all keys are compared, which finds deleted rows"
+    )
+
+
+class SitemapSource(_Source):
+    """The pages that a web site's sitemap names."""
+
+    kind: Literal["sitemap"] = "sitemap"
+    url: str = Field(pattern=r"^https?://", description="URL of sitemap.xml, or of an index of sitemaps")
+    include: tuple[str, ...] = Field(default=("*",), min_length=1, description="Globs of page URLs")
+    exclude: tuple[str, ...] = Field(default=(), description="Globs of page URLs that are left out")
+    requests_per_second: float = Field(default=2.0, gt=0, description="Politeness")
+    most_pages: int = Field(default=10_000, ge=1, description="More are an error, not a part of the site")
+    user_agent: str = Field(default="nightshift", min_length=1, description="How we present ourselves")
+
+
+class DatasetSource(_Source):
+    """The rows of a published instruction dataset."""
+
+    kind: Literal["dataset"] = "dataset"
+    dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the dataset")
+    sides: tuple[Literal["train", "validation", "test"], ...] = Field(
+        default=("train",), min_length=1, description="Sides of the split; examples for prompts come from train only"
+    )
+
+
+SourceConfig = FilesSource | SqlSource | SitemapSource | DatasetSource
+
+
+class RateLimits(Strict):
+    """What a provider allows, and what we allow ourselves."""
+
+    requests_per_minute: int | None = Field(default=None, ge=1, description="Of all shards of a run together")
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="Of all shards of a run together")
+    max_cost: float | None = Field(default=None, gt=0, description="A run stops before it costs more, in `currency`")
+    price_per_million_tokens: float = Field(default=0.0, ge=0, description="In `currency`")
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$", description="ISO 4217 code")
 
 
 class EmbedderConfig(Strict):
     """The model that turns text into vectors. Whatever changes a vector is part of the index's fingerprint."""
 
+    backend: Literal["local", "onnx", "openai", "cohere"] = Field(
+        default="local",
+        description="local: sentence-transformers on this machine; onnx: ONNX Runtime; openai: any endpoint of that "
+        "form (OpenAI, vLLM, TEI, Ollama); cohere: Cohere's",
+    )
     name: str = Field(
         default="sentence-transformers/all-MiniLM-L6-v2",
         min_length=1,
-        description="Hub id or folder of a sentence model",
+        description="Hub id or folder of a sentence model; of a provider the model's name",
     )
     revision: str | None = Field(default=None, description="Commit of the hub; without one the newest that is at hand")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="bfloat16 is about twice as fast on processors that have it (AVX512-BF16, AMX)"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="float32",
+        description="bfloat16 is about twice as fast on processors that have it (AVX512-BF16, AMX); auto: what a short "
+        "probe of the machine finds faster, kept in the fingerprint",
     )
-    batch_size: int = Field(default=8, ge=1, le=512, description="Texts a forward pass; sorted by length first")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
+    batch_size: int = Field(
+        default=8, ge=1, le=2048, description="Most texts of a forward pass or request; sorted by length first"
+    )
+    batch_tokens: int = Field(
+        default=16_384, ge=1, description="Most tokens of a forward pass or request, padding included"
+    )
     document_prefix: str = Field(default="", description="Put before each chunk, if the model wants it (passage: )")
     query_prefix: str = Field(default="", description="Put before each question, if the model wants it (query: )")
+    dimensions: int | None = Field(
+        default=None, ge=8, description="First so many dimensions (Matryoshka models); empty: all that the model has"
+    )
+    onnx_file: str = Field(
+        default="", description="onnx: file in the model's folder or a path; empty: the only one there is"
+    )
+    url: str = Field(default="", description="openai, cohere: base URL; empty: the provider's own")
+    key_env: str = Field(
+        default="", pattern=r"^([A-Z][A-Z0-9_]*)?$", description="openai, cohere: environment variable with the API key"
+    )
+    tokenizer: str = Field(
+        default="",
+        description="openai, cohere: model whose tokenizer.json counts tokens; empty: by bytes, never too few",
+    )
+    max_tokens: int | None = Field(default=None, ge=32, description="openai, cohere: most tokens that the model reads")
+    limits: RateLimits = RateLimits()
 
 
 class ChunksConfig(Strict):
@@ -51,6 +177,62 @@ class ChunksConfig(Strict):
         ge=32,
         description="Most tokens of a chunk, heading path included; the model's own limit where that is lower",
     )
+
+
+class RetryConfig(Strict):
+    """What happens to a document that cannot be read, cut or embedded; what the index holds of it stays."""
+
+    attempts: int = Field(
+        default=3, ge=1, description="Failed tries until it is quarantined: tried again only when it changes"
+    )
+    first_hours: float = Field(
+        default=12.0, ge=0, description="Least time until the second try; doubled with each further one"
+    )
+
+
+class StorageConfig(Strict):
+    """How vectors are stored and searched."""
+
+    type: Literal["vector", "halfvec"] = Field(
+        default="vector", description="halfvec: half the space, 16-bit floats; up to 4,000 dimensions in an index"
+    )
+    index: Literal["hnsw", "binary", "none"] = Field(
+        default="hnsw",
+        description="binary: HNSW on one bit a dimension, re-ranked by the stored vectors; none: exact search",
+    )
+    m: int = Field(default=16, ge=2, le=100, description="HNSW: links of a vector")
+    ef_construction: int = Field(default=64, ge=4, le=1000, description="HNSW: candidates while building")
+
+
+class RolloutConfig(Strict):
+    """How a new generation (other model, chunks or storage) takes over."""
+
+    documents_per_run: int | None = Field(
+        default=None, ge=1, description="Most documents that a run puts into the new generation; empty: all at once"
+    )
+    min_coverage: float = Field(
+        default=1.0, ge=0, le=1, description="Share of the old generation's documents it must hold"
+    )
+    min_recall: float = Field(default=0.95, ge=0, le=1, description="Recall at 10 of its index against exact search")
+    golden: str = Field(
+        default="", description="YAML file in the lake with questions and the documents that answer them"
+    )
+    max_golden_drop: float = Field(
+        default=0.02, ge=0, le=1, description="Largest drop of the share of golden questions answered in the first ten"
+    )
+    keep_days: int = Field(
+        default=7, ge=0, description="Days that the former generation is kept up to date for a rollback"
+    )
+
+
+class WatchConfig(Strict):
+    """What is measured after each refresh."""
+
+    queries: int = Field(default=50, ge=0, description="Stored vectors whose neighbours are compared with exact search")
+    min_recall: float = Field(
+        default=0.9, ge=0, le=1, description="Recall at 10 below which the run fails after publishing"
+    )
+    max_lag_hours: float | None = Field(default=None, gt=0, description="Oldest unindexed change that is no failure")
 
 
 class ShardsConfig(Strict):
@@ -66,10 +248,22 @@ class RefreshConfig(JobConfig):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the index and of its asset")
     schedule: str | None = Field(default=None, description="Cron expression in UTC; without one it is started by hand")
     owner: str = Field(default="nightshift", min_length=1, description="Who answers for the index")
-    source: SourceConfig
+    source: SourceConfig | None = Field(default=None, discriminator="kind", description="Where the documents are")
+    sources: tuple[Annotated[SourceConfig, Field(discriminator="kind")], ...] = Field(
+        default=(), description="Instead of `source`: several, each with a name of its own"
+    )
+    interval_start: str = Field(default="", description="Start of the run's data interval; Airflow fills it in")
+    interval_end: str = Field(default="", description="End of the run's data interval; Airflow fills it in")
     embedder: EmbedderConfig = EmbedderConfig()
     chunks: ChunksConfig = ChunksConfig()
     shards: ShardsConfig = ShardsConfig()
+    retry: RetryConfig = RetryConfig()
+    storage: StorageConfig = StorageConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    watch: WatchConfig = WatchConfig()
+    rehash_every: int = Field(
+        default=7, ge=1, description="Every so many runs all documents are read, whatever size and time of change say"
+    )
     max_delete_share: float = Field(
         default=0.5,
         ge=0,
@@ -83,6 +277,35 @@ class RefreshConfig(JobConfig):
         description="Delete beyond the limit: the documents are really gone",
     )
     cache_days: int = Field(default=90, ge=1, description="Days that an unused vector stays in the cache")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_may_be_left_out(cls, values: Any) -> Any:
+        """A source without `kind` is a folder of files."""
+        if not isinstance(values, dict):
+            return values
+        found = dict(values)
+        if isinstance(found.get("source"), dict):
+            found["source"] = {"kind": "files", **found["source"]}
+        if isinstance(found.get("sources"), list | tuple):
+            found["sources"] = [
+                {"kind": "files", **source} if isinstance(source, dict) else source for source in found["sources"]
+            ]
+        return found
+
+    @model_validator(mode="after")
+    def _sources_have_names(self) -> Self:
+        if bool(self.source) == bool(self.sources):
+            raise ValueError("give `source` or `sources`, one of both")
+        names = [source.name for source in self.inputs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources: each needs a name of its own, got {', '.join(names)}")
+        return self
+
+    @property
+    def inputs(self) -> tuple[SourceConfig, ...]:
+        """The sources of the index."""
+        return self.sources or ((self.source,) if self.source else ())
 
 
 class EmbedConfig(RefreshConfig):

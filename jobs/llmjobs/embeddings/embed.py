@@ -51,7 +51,7 @@ def embed(connection: Connection, config: EmbedConfig, lake: Lake, model: Model)
         JobError: The database failed; another try goes on.
     """
     target = _target(connection, config, model)
-    source = FolderSource(config.source, lake)
+    source = FolderSource(config.inputs[0], lake)
     chunker = chunker_of(config, model)
     load = cache(model.load)  # only when a text must be encoded
     outcomes: Counter[str] = Counter()

@@ -180,6 +180,7 @@ def _create(connection: Connection, index_id: int, model_id: int, chunker: Chunk
             create table {} (
                 chunk_id uuid primary key,
                 document_id bigint not null,
+                tenant text not null default 'public',
                 embedding vector({}) storage plain not null
             )
             """

@@ -52,7 +52,7 @@ def plan(connection: Connection, config: RefreshConfig, lake: Lake, model: Model
     Raises:
         BadData: The source holds no document, or too many documents vanished at once.
     """
-    source = FolderSource(config.source, lake)
+    source = FolderSource(config.inputs[0], lake)
     listing = {document.key: document.content_hash for document in source.list_documents()}
     chunker = chunker_of(config, model)
     with connection.transaction():
@@ -111,7 +111,7 @@ def _guard(config: RefreshConfig, url: str, listing: dict[str, bytes], held: dic
     """Refuse what looks like a missing mount rather than like deleted documents."""
     if not listing and not held:
         raise BadData(
-            f"{config.name}: source.url {url} holds no document that matches {', '.join(config.source.include)}: "
+            f"{config.name}: source.url {url} holds no document that can be read: "
             "put documents there, or correct source"
         )
     gone = len(held.keys() - listing.keys())
@@ -136,7 +136,7 @@ def _write(
     shards = min(config.shards.most, math.ceil(len(differences) / config.shards.documents_per_shard)) or 1
     work = Counter(shard_of(difference.key, shards) for difference in differences)
     if differences:
-        _write_plan(connection, run_id, shards, differences)
+        _write_plan(connection, run_id, generation.generation_id, shards, differences)
     return PlanResult(
         name=config.name,
         run_id=run_id,
@@ -178,18 +178,22 @@ def _open_run(connection: Connection, generation: Generation, unchanged: int) ->
     return int(row[0])
 
 
-def _write_plan(connection: Connection, run_id: int, shards: int, differences: list[Difference]) -> None:
+def _write_plan(
+    connection: Connection, run_id: int, generation_id: int, shards: int, differences: list[Difference]
+) -> None:
     with (
         connection.cursor() as cursor,
         cursor.copy(
-            "copy refresh_plan (run_id, shard, source, key, operation, content_hash, previous_hash) from stdin"
-            " with (format binary)"
+            "copy refresh_plan (run_id, generation_id, shard, source, key, operation, content_hash, previous_hash)"
+            " from stdin with (format binary)"
         ) as copy,
     ):
-        copy.set_types(["int8", "int4", "text", "text", "text", "bytea", "bytea"])
+        copy.set_types(["int8", "int4", "int4", "text", "text", "text", "bytea", "bytea"])
         for one in differences:
             shard = shard_of(one.key, shards)
-            copy.write_row((run_id, shard, SOURCE, one.key, one.operation, one.content_hash, one.previous_hash))
+            copy.write_row(
+                (run_id, generation_id, shard, SOURCE, one.key, one.operation, one.content_hash, one.previous_hash)
+            )
 
 
 if __name__ == "__main__":

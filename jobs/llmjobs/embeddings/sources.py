@@ -8,11 +8,11 @@ from pathlib import PurePosixPath
 
 import fsspec
 
-from llmjobs.contracts.embeddings import SourceConfig
+from llmjobs.contracts.embeddings import FilesSource, SourceConfig
 from llmjobs.contracts.errors import BadData
 from llmjobs.lake import Lake
 
-SOURCE = "folder"
+SOURCE = "documents"
 """Name of this kind of source in the ``document`` table; an index may later have several sources."""
 
 
@@ -39,6 +39,7 @@ class FolderSource:
 
     def __init__(self, config: SourceConfig, lake: Lake) -> None:
         """Open the filesystem; nothing is listed yet."""
+        assert isinstance(config, FilesSource)
         self.url = config.url if "://" in config.url else f"{lake.url}/{config.url.strip('/')}"
         self._globs = config.include
         self._fs, root = fsspec.core.url_to_fs(self.url)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjobs.contracts.embeddings import SourceConfig
+from llmjobs.contracts.embeddings import FilesSource
 from llmjobs.contracts.errors import BadData
 from llmjobs.embeddings.chunker import Chunk, Chunker
 from llmjobs.embeddings.sources import FolderSource, decode
@@ -124,9 +124,9 @@ def test_documents_of_any_filesystem_are_listed_once_each() -> None:
     lake = Lake("memory://embeddings-lake")
     for key in ("a.md", "deep/er/b.md", "c.txt", "image.png", ".hidden/d.md"):
         lake.fs.pipe_file(f"/embeddings-lake/documents/x/{key}", key.encode())
-    config = SourceConfig(url="documents/x", include=("**/*.md", "**/*.txt", "*.md"))
+    config = FilesSource(url="documents/x", include=("**/*.md", "**/*.txt", "*.md"))
     source = FolderSource(config, lake)
     assert [document.key for document in source.list_documents()] == ["a.md", "c.txt", "deep/er/b.md"]
     assert source.read("deep/er/b.md") == b"deep/er/b.md"
-    same = FolderSource(SourceConfig(url="memory://embeddings-lake/documents/x", include=("*.md",)), lake)
+    same = FolderSource(FilesSource(url="memory://embeddings-lake/documents/x", include=("*.md",)), lake)
     assert [document.key for document in same.list_documents()] == ["a.md"]

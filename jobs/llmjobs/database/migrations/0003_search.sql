@@ -1,0 +1,1 @@
+-- What search needs: the reader's role, row-level security, and the statistics of words.

@@ -1,0 +1,1 @@
+-- How generations take over from one another: storage, gates, and the one that is kept for a rollback.
