@@ -148,6 +148,7 @@ def prepare_instructions(name: str, config: PrepareConfig) -> DAG:
             overrides={
                 "version": "{{ ti.xcom_pull(task_ids='prepare')['version'] }}",
                 "reason": "{{ ti.xcom_pull(task_ids='approve', key='decision') }}",
+                **job["overrides"],
             },
             execution_timeout=timedelta(minutes=30),
         )

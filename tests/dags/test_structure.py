@@ -102,6 +102,8 @@ def test_dated_sources_have_data_intervals(dated: DAG) -> None:
     assert dated.catchup is False
     taking: list[Any] = [dated.task_dict[task_id] for task_id in ("files", "prepare")]
     assert [list(task.overrides) for task in taking] == [["interval_end"]] * 2
+    approved: Any = dated.task_dict["publish"]
+    assert approved.overrides["interval_end"] == taking[1].overrides["interval_end"]
 
 
 def test_an_interval_ends_when_it_ends_or_when_a_run_without_one_starts(dated: DAG) -> None:

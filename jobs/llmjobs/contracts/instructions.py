@@ -639,6 +639,7 @@ class PublishConfig(JobConfig):
     name: str = Field(min_length=1)
     version: str = Field(min_length=1)
     reason: str = Field(min_length=1, description="Who or what decided; kept with the pointer")
+    interval_end: str = Field(default="", description="End of the data interval that it was approved for, ISO 8601")
 
 
 class PublishResult(JobResult):

@@ -15,7 +15,7 @@ import polars as pl
 from llmjobs.contracts.base import digest
 from llmjobs.contracts.environment import STORAGE_OPTIONS
 from llmjobs.contracts.errors import BadData
-from llmjobs.contracts.instructions import PrepareConfig
+from llmjobs.contracts.instructions import FLAGS, PrepareConfig
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import evaluation, replay
 from llmjobs.instructions.alike.sides import SIDES
@@ -250,8 +250,9 @@ def said_elsewhere(lake: Lake, name: str, scratch: Path) -> pl.Series:
 
 
 def _judged(accounts: Accounts) -> pl.DataFrame:
-    """Return the flags; what was taken down is no defect of the night's data, so it is in no budget."""
-    return accounts.read.with_columns(quarantined=pl.col("quarantined") & ~pl.col("taken_down"))
+    """Return the flags; a row that was taken down is no defect of the night: it breaks no rule, and is in no budget."""
+    counted = [*(flag for flag in FLAGS if flag != "taken_down"), "quarantined"]
+    return accounts.read.with_columns(pl.col(counted) & ~pl.col("taken_down"))
 
 
 def _numbers(accounts: Accounts, compared: Diff) -> dict[str, float | None]:

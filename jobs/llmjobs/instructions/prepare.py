@@ -12,7 +12,6 @@ dataset is published first, then its audit, then the pointer moves: killed anywh
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from llmjobs.contracts.instructions import PrepareConfig, PrepareResult
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions.night import Night
 from llmjobs.instructions.rendered.targets import publish_targets
-from llmjobs.instructions.versions import current_version, is_withdrawn, roll_back
+from llmjobs.instructions.versions import current_version, is_withdrawn, note_interval, published_until, roll_back
 from llmjobs.lake import Lake
 from llmjobs.results import main
 
@@ -64,45 +63,26 @@ def _pointed(lake: Lake, config: PrepareConfig, audit: Manifest) -> tuple[str, b
     version = audit.metrics["dataset_version"]
     current = current_version(lake, config.name)
     if current == version:
-        _note(lake, config, version)
+        note_interval(lake, config.name, version, config.interval_end)
         return current, False
     why_not = is_withdrawn(lake, config.name, version) or _older(lake, config, current)
     if current and why_not:
         logger.warning("%s", why_not)
         return current, False
     lake.move_pointer("datasets", config.name, "current", version, reason="prepared by the data contract")
-    _note(lake, config, version)
+    note_interval(lake, config.name, version, config.interval_end)
     return version, True
 
 
 def _older(lake: Lake, config: PrepareConfig, current: str) -> str:
     """Return why a backfilled night does not become current: a later interval is published; or nothing."""
-    published = _published_until(lake, config, current) if current else ""
+    published = published_until(lake, config.name, current) if current else ""
     if config.interval_end and published and config.interval_end < published:
         return (
             f"dataset {config.name}: {published} is published already and this run's interval ends "
             f"{config.interval_end}, so its version is in the lake and does not become current"
         )
     return ""
-
-
-def _published_until(lake: Lake, config: PrepareConfig, current: str) -> str:
-    """Return the latest interval end that led to the current version; a version that came back has a later one."""
-    manifest = lake.manifest("datasets", config.name, current)
-    first = str(manifest.inputs.get("interval_end", "")) if manifest else ""
-    noted = json.loads(lake.read_text(_notes(config)) or "{}")
-    return max(first, str(noted["interval_end"])) if noted.get("version") == current else first
-
-
-def _note(lake: Lake, config: PrepareConfig, current: str) -> None:
-    """Write down that the night until `interval_end` has led to the current version, unless a later one has."""
-    if config.interval_end > _published_until(lake, config, current):
-        noted = {"version": current, "interval_end": config.interval_end}
-        lake.write_text(_notes(config), json.dumps(noted) + "\n")
-
-
-def _notes(config: PrepareConfig) -> str:
-    return f"datasets/{config.name}/interval.json"
 
 
 def _rolled_back(lake: Lake, config: PrepareConfig) -> PrepareResult:

@@ -146,6 +146,25 @@ def refuse_taken_down(lake: Lake, name: str, version: str) -> None:
         )
 
 
+def published_until(lake: Lake, name: str, version: str) -> str:
+    """Return the latest interval end that led to the current version; a version that came back has a later one."""
+    manifest = lake.manifest(KIND, name, version)
+    first = str(manifest.inputs.get("interval_end", "")) if manifest else ""
+    noted = json.loads(lake.read_text(_intervals(name)) or "{}")
+    return max(first, str(noted["interval_end"])) if noted.get("version") == version else first
+
+
+def note_interval(lake: Lake, name: str, version: str, interval_end: str) -> None:
+    """Write down that the night until `interval_end` has led to the current version, unless a later one has."""
+    if interval_end > published_until(lake, name, version):
+        noted = {"version": version, "interval_end": interval_end}
+        lake.write_text(_intervals(name), json.dumps(noted) + "\n")
+
+
+def _intervals(name: str) -> str:
+    return f"{KIND}/{name}/interval.json"
+
+
 def _withdrawn(lake: Lake, name: str) -> dict[str, Withdrawn]:
     text = lake.read_text(_marks(name))
     return {version: Withdrawn(**mark) for version, mark in json.loads(text or "{}").items()}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from llmjobs.contracts.instructions import PrepareConfig
-from llmjobs.instructions import prepare
+from llmjobs.contracts.errors import BadData
+from llmjobs.contracts.instructions import PrepareConfig, PrepareResult, PublishConfig
+from llmjobs.instructions import prepare, publish
 from llmjobs.instructions.corrections import record
 from llmjobs.instructions.takedown import take_down
 from llmjobs.lake import Lake
@@ -51,10 +51,26 @@ def test_a_row_taken_down_that_a_rule_refuses_too_leaves_no_text(
     assert json.loads(entry)["row_id"] in report.read_text()
 
 
+def test_a_row_taken_down_that_breaks_a_rule_set_to_fail_refuses_nothing(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good
+) -> None:
+    raw("a.json", [*(good(row) for row in range(10)), good(50, output="As an AI, I know Quillfeather.")])
+    prepare.run(config(rules={"speaks_as_ai": "warn"}))
+    strict = config(rules={"speaks_as_ai": "fail"}, budgets={"max_quarantined_share": 0.05})
+    with pytest.raises(BadData, match=r"1 rows break rules\.speaks_as_ai"):
+        prepare.run(strict)
+    take_down(lake, "rows", texts=["Quillfeather"], reason="asked")
+    result = prepare.run(strict)
+    assert (result.verdict, result.published, result.quarantined) == ("accepted", 10, 1)
+    report = audit_file(lake, result.audit_version, "report.html").read_text()
+    assert 'class="state good"' in report
+    assert 'class="state bad"' not in report
+
+
 def test_a_backfill_does_not_become_current_over_a_version_that_came_back(
     lake: Lake, raw: Raw, config: MakeConfig, good: Good
 ) -> None:
-    def night(day: int, first: int) -> Any:
+    def night(day: int, first: int) -> PrepareResult:
         raw("a.json", [good(row) for row in range(first, first + 10)])
         return prepare.run(config().model_copy(update={"interval_end": f"2026-11-0{day}T00:00:00+00:00"}))
 
@@ -66,6 +82,23 @@ def test_a_backfill_does_not_become_current_over_a_version_that_came_back(
     assert not night(6, 0).changed
     assert not night(5, 80).changed
     assert night(7, 80).changed
+
+
+def test_a_version_approved_again_is_of_the_interval_it_was_approved_for(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good
+) -> None:
+    def night(day: int, first: int, warn: float | None = None) -> PrepareResult:
+        raw("a.json", [*(good(row) for row in range(first, first + 10)), good(99, output="")])
+        budgets = {"max_quarantined_share": 1.0, "warn_quarantined_share": warn}
+        return prepare.run(config(budgets=budgets).model_copy(update={"interval_end": f"2026-11-0{day}"}))
+
+    first = night(1, 0)
+    assert night(2, 50).changed
+    asked = night(4, 0, warn=0.01)
+    assert (asked.verdict, asked.version) == ("ask", first.version)
+    publish.run(PublishConfig(name="rows", version=asked.version, reason="agreed", interval_end="2026-11-04"))
+    assert not night(3, 80).changed
+    assert current(lake) == first.version
 
 
 def test_a_dry_run_names_no_folder_that_is_not_there(lake: Lake, raw: Raw, config: MakeConfig, good: Good) -> None:

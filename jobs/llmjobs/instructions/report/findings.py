@@ -172,16 +172,17 @@ class Findings:
 
     def _limits(self) -> Iterator[Any]:
         found = self.figures
+        counted = self.accounts.read.filter(~pl.col("taken_down"))  # as for the verdict
         yield from budget_limits(
             self.contract.budgets,
             rows_in=found["rows_in"],
-            quarantined=found["quarantined"],
+            quarantined=int(counted["quarantined"].sum()),
             published=found["published"],
             diff=self.diff,
         )
         yield from drift_limits(self.diff, self.contract.drift)
         strict = [flag for flag, severity in self.contract.severities().items() if severity == "fail"]
-        yield from (rule_limit(flag, found["flags"][flag]) for flag in strict)
+        yield from (rule_limit(flag, int(counted[flag].sum())) for flag in strict)
 
     def _rules(self) -> Iterator[Rule]:
         severities = self.contract.severities()
