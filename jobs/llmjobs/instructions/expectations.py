@@ -9,9 +9,6 @@ record.
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +16,7 @@ from typing import Any, Literal
 import polars as pl
 
 from llmjobs.contracts.instructions import FLAGS, DataContract
+from llmjobs.validation import great_expectations, validated
 
 _SEVERITY = {"fail": "critical", "quarantine": "warning", "warn": "warning", "drop_field": "info", "fix": "info"} | {
     "mask": "info"
@@ -71,30 +69,16 @@ def judge(table: pl.DataFrame, figures: dict[str, float | None], contract: DataC
         contract: Where severities and budgets are from.
         name: The dataset's name, which the record shows.
     """
-    gx = _great_expectations()
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    context.data_sources.add_pandas("prepared")
+    gx = great_expectations()
     numbers = pl.DataFrame([{key: None if value is None else float(value) for key, value in figures.items()}])
     tables = {"rows": table.select(*FLAGS, "quarantined"), "figures": numbers.cast(pl.Float64)}
     suites = {"rows": _of_rows(gx, contract), "figures": _of_figures(gx, contract)}
-    results = [_validated(gx, context, f"{name}.{kind}", tables[kind], suites[kind]) for kind in ("rows", "figures")]
+    results = [validated(f"{name}.{kind}", tables[kind], suites[kind]) for kind in ("rows", "figures")]
     record = _record(results)
     breaches = [breach for outcome in record["results"] if (breach := _breach(outcome))]
     breaches.sort(key=lambda breach: breach.level != "fail")
     failed, asked = (any(breach.level == level for breach in breaches) for level in ("fail", "ask"))
     return Verdict("refused" if failed else "ask" if asked else "accepted", breaches, record)
-
-
-def _validated(gx: Any, context: Any, name: str, table: pl.DataFrame, expectations: list[Any]) -> Any:
-    """Return the checkpoint's result for one table."""
-    source = context.data_sources.get("prepared")
-    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
-    suite = context.suites.add(gx.ExpectationSuite(name, expectations=expectations))
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
-    checkpoint = gx.Checkpoint(name=name, validation_definitions=[definition], result_format="SUMMARY")
-    result = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table.to_pandas()})
-    return next(iter(result.run_results.values())).to_json_dict()
 
 
 def _of_rows(gx: Any, contract: DataContract) -> list[Any]:
@@ -199,14 +183,3 @@ def _breach(outcome: dict[str, Any]) -> Breach | None:
     if outcome["expectation_config"]["type"] == "expect_column_values_to_be_between":
         value = found["partial_unexpected_list"][0]
     return Breach(limit=meta["limit"], found=value, allowed=meta["allowed"], level=meta["level"])
-
-
-def _great_expectations() -> Any:
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with warnings.catch_warnings():
-        # Its import of `sre_constants` warns (GX 1.24.1 on Python 3.11).
-        warnings.filterwarnings("ignore", message="module 'sre_.*' is deprecated", category=DeprecationWarning)
-        import great_expectations as gx
-    # This module sets its own logger to INFO (GX 1.24.1), to speak about its temporary folders.
-    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
-    return gx
