@@ -5,5 +5,7 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.stack",
     "tests.fixtures.runs",
+    "tests.fixtures.bundle",
+    "tests.fixtures.s3",
     "tests.skips",
 ]
