@@ -31,7 +31,7 @@ from llmjobs.training.identity import (
 from llmjobs.training.scoring import RowScore, summarise
 from llmjobs.training.sharding import wait_without_spinning
 from llmjobs.training.stopping import StopSignal
-from llmjobs.training.tracking import reach
+from llmjobs.mlflow_server import reach
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.lake import MANIFEST, Lake
 from llmjobs.training.identity import ADAPTERS, CHAMPION, champion_version
-from llmjobs.training.tracking import Reached, reach
+from llmjobs.mlflow_server import Reached, reach
 
 logger = logging.getLogger(__name__)
 

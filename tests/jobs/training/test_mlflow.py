@@ -18,6 +18,7 @@ import pytest
 from llmjobs.contracts.environment import MLFLOW_URL
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
+from llmjobs.mlflow_server import reach
 from llmjobs.training import evaluate, plan, promote, tracking, train
 from llmjobs.training.identity import ADAPTERS, CHAMPION
 from llmjobs.training.registry import mirror
@@ -71,7 +72,7 @@ def client(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setattr(tracking, "_SAMPLE_EVERY_SECONDS", 0.2)
     monkeypatch.setattr(tracking, "_FLUSH_EVERY_SECONDS", 0.0)
-    reached, why = tracking.reach()
+    reached, why = reach()
     assert reached is not None, why
     return reached.client
 
