@@ -18,6 +18,7 @@ from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.contracts.training import EVALUATION_SCHEMA, EvaluateResult, Score, TrainConfig
 from llmjobs.lake import Lake
+from llmjobs.mlflow_server import reach
 from llmjobs.results import main
 from llmjobs.training.contestants import by_base, contestant, held_out, measure
 from llmjobs.training.identity import (
@@ -31,7 +32,6 @@ from llmjobs.training.identity import (
 from llmjobs.training.scoring import RowScore, summarise
 from llmjobs.training.sharding import wait_without_spinning
 from llmjobs.training.stopping import StopSignal
-from llmjobs.mlflow_server import reach
 
 logger = logging.getLogger(__name__)
 

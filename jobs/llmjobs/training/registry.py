@@ -12,8 +12,8 @@ from typing import Any
 
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.lake import MANIFEST, Lake
-from llmjobs.training.identity import ADAPTERS, CHAMPION, champion_version
 from llmjobs.mlflow_server import Reached, reach
+from llmjobs.training.identity import ADAPTERS, CHAMPION, champion_version
 
 logger = logging.getLogger(__name__)
 
