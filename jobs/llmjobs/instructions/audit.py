@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from llmjobs.contracts.instructions import FLAGS, PII_FLAGS, DataContract, PrepareConfig
 from llmjobs.instructions.ends import COUNTS, Accounts
 from llmjobs.instructions.expectations import Breach, Verdict
+from llmjobs.instructions.problems import most_frequent
 from llmjobs.instructions.published import parquet_writer
 from llmjobs.instructions.quarantine import CANONICAL
 from llmjobs.instructions.report.diff import Diff
@@ -35,6 +36,7 @@ DETAILS = {
 
 _SET_ASIDE = ("row_id", "messages", "tools", "source", "source_file", "source_line")
 _MOST_DIGITS = 12
+_UNREAD = {"unreadable", "wrong_shape"}
 _OLDEST = pl.CompatLevel.oldest()
 
 
@@ -60,7 +62,7 @@ def figures(accounts: Accounts, verdict: Verdict, diff: Diff, config: PrepareCon
         "removed_rows": diff.changes.removed + diff.changes.changed,
         "shifts": {shift.kind: round(shift.value, 6) for shift in diff.shifts},
     }
-    return {**found, "sentence": sentence(verdict.breaches, found, config)}
+    return {**found, "sentence": sentence(verdict.breaches, found, config, accounts)}
 
 
 def reasons(read: pl.DataFrame, contract: DataContract) -> dict[str, int]:
@@ -85,15 +87,18 @@ def files(accounts: Accounts) -> list[dict[str, Any]]:
     return [{"source_file": label, **rows.get(number, none)} for number, label in enumerate(accounts.part.files)]
 
 
-def sentence(breaches: list[Breach], found: dict[str, Any], config: PrepareConfig) -> str:
+def sentence(breaches: list[Breach], found: dict[str, Any], config: PrepareConfig, accounts: Accounts) -> str:
     """Return why a dataset is refused or a person asked: what broke, by how much, what to change; or nothing."""
     if not breaches:
         return ""
     level = breaches[0].level
     broken = "; ".join(breach_sentence(breach, found) for breach in breaches if breach.level == level)
-    frequent = ", ".join(f"{rule} {count}" for rule, count in list(found["reasons"].items())[:3]) or "none"
+    frequent = dict(list(found["reasons"].items())[:3])
+    said = [", ".join(f"{rule} {count}" for rule, count in frequent.items()) or "none"]
+    if _UNREAD & frequent.keys():
+        said += filter(None, [most_frequent(accounts.part.table("refused"), accounts.read, accounts.part.files)])
     ending = "is refused and its last version stays" if level == "fail" else "waits for a person"
-    return f"dataset {config.name!r} {ending}: {broken} (most frequent reasons: {frequent})"
+    return f"dataset {config.name!r} {ending}: {broken} (most frequent reasons: {'; '.join(said)})"
 
 
 def breach_sentence(breach: Breach, found: dict[str, Any]) -> str:
@@ -113,9 +118,10 @@ def breach_sentence(breach: Breach, found: dict[str, Any]) -> str:
             "look for a missing file or raise the budget"
         )
     if name == "min_rows":
+        mend = "mend what puts all rows aside, " if not breach.found and found["quarantined"] else ""
         return (
-            f"{breach.found:g} rows could be published and budgets.min_rows asks for {breach.allowed:g}, so add rows "
-            "or lower the budget"
+            f"{breach.found:g} rows could be published and budgets.min_rows asks for {breach.allowed:g}, so "
+            f"{mend}add rows or lower the budget"
         )
     if name == "train_rows":
         return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 
@@ -11,15 +10,13 @@ import polars as pl
 from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.instructions import DataContract, EvaluationSet, Source
 from llmjobs.instructions.identity import identify, said
+from llmjobs.instructions.problems import with_columns
 from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.instructions.raw.sources import Sources
 from llmjobs.instructions.rules.examination import examine
 from llmjobs.lake import Lake
 
 SCHEMA = {"row": pl.Int64, "name": pl.String, "prompt_key": pl.Int128, "text": pl.String}
-
-_NAMES_SHOWN = 10
-_NAME_CHARACTERS = 40
 
 logger = logging.getLogger(__name__)
 
@@ -113,14 +110,5 @@ class _Reading:
 
 
 def _problem(row: dict[str, str | None]) -> str:
-    """Return why a row cannot be used, and where it is an object the names of its columns."""
-    why = row["read_problem"] or row["shape_problem"] or "it asks nothing"
-    try:
-        value = json.loads(row["raw"] or "")
-    except (ValueError, RecursionError):
-        return why
-    if not isinstance(value, dict) or not value:
-        return why
-    shown = ", ".join(name[:_NAME_CHARACTERS] for name in list(value)[:_NAMES_SHOWN])
-    more = f" and {len(value) - _NAMES_SHOWN} more" if len(value) > _NAMES_SHOWN else ""
-    return f"{why}; its columns: {shown}{more}"
+    """Return why a row cannot be used."""
+    return with_columns(row["read_problem"] or row["shape_problem"] or "it asks nothing", row["raw"])

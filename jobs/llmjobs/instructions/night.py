@@ -28,6 +28,7 @@ from llmjobs.instructions.examined_files import examined, instruments_of
 from llmjobs.instructions.expectations import FIGURES, Verdict, judge
 from llmjobs.instructions.identity import hexadecimal, said, said_keys
 from llmjobs.instructions.parts import Part
+from llmjobs.instructions.problems import without_rows
 from llmjobs.instructions.published import SCHEMA, Published, SideWriter, version_of
 from llmjobs.instructions.raw.sources import Sources
 from llmjobs.instructions.report.diff import Diff, diff, lost_share
@@ -135,10 +136,13 @@ class Night:
         sets = self.held_out.sets  # before all else: a wrong one is told without reading the files
         part = self._part()
         if not part.chunks:
-            raise BadData(f"dataset {config.name}: {len(part.files)} files hold no row; look at `source`")
+            raise BadData(f"dataset {config.name}: {without_rows(part.files)}; look at `source`")
         accounts, compared = self._accounted(part)
         verdict = judge(_judged(accounts), _numbers(accounts, compared), config.contract, config.name)
         found = figures(accounts, verdict, compared, config) | {"evaluation_sets": sets}
+        empty = [file["source_file"] for file in found["files"] if not file["rows"]]
+        if empty and not config.replay:
+            logger.warning("%s: %s", config.name, without_rows(empty))
         folder, audit_folder = self.scratch / "dataset", self.scratch / "audit"
         audit_folder.mkdir()
         version = write_rows(folder, audit_folder, accounts)

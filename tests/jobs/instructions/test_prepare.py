@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from llmjobs.contracts.errors import BadConfig, BadData, JobError
 from llmjobs.instructions import prepare
 from llmjobs.instructions.alike.sides import SIDES
+from llmjobs.instructions.checking.trial import try_on
 from llmjobs.instructions.night import Night
 from llmjobs.instructions.published import COLUMNS
 from llmjobs.instructions.raw.sources import Sources
@@ -343,8 +345,46 @@ def test_an_older_input_brings_its_version_back(lake: Lake, raw: Raw, config: Ma
 def test_files_without_rows_are_refused(lake: Lake, raw: Raw, config: MakeConfig) -> None:
     raw("a.jsonl", b"")
     raw("b.json", b"[]")
-    with pytest.raises(BadData, match="dataset rows: 2 files hold no row; look at `source`"):
+    said = (
+        "dataset rows: raw/rows/a.jsonl, raw/rows/b.json hold no row: an empty file, or only the head of a table; look"
+    )
+    with pytest.raises(BadData, match=said):
         prepare.run(config())
+    for name in "cde":
+        raw(f"{name}.jsonl", b"\n")
+    with pytest.raises(BadData, match=r"a.jsonl, raw/rows/b.json, raw/rows/c.jsonl and 2 more hold no row"):
+        prepare.run(config())
+
+
+@pytest.mark.parametrize(("name", "content"), [("b.jsonl", b""), ("b.csv", b""), ("b.csv", b"instruction,output\n")])
+def test_a_file_without_a_row_among_good_ones_is_told(  # noqa: PLR0917  fixtures
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good, caplog: pytest.LogCaptureFixture, name: str, content: bytes
+) -> None:
+    raw("a.json", [good(1)])
+    raw(name, content)
+    result = prepare.run(config().model_copy(update={"source": "raw/rows/*"}))
+    assert (result.rows_in, result.published) == (1, 1)
+    assert f"rows: raw/rows/{name} holds no row: an empty file" in caplog.text
+    report = audit_file(lake, result.audit_version, "report.html").read_text()
+    assert f'<code>raw/rows/{name}</code><span class="about bad">holds no row</span>' in report
+    assert report.count("holds no row") == 1
+
+
+@pytest.mark.parametrize("report_on", ["prepare", "check"])
+def test_a_wrong_mapping_is_quoted_with_its_file_line_and_columns(
+    lake: Lake, raw: Raw, config: MakeConfig, report_on: str
+) -> None:
+    path = raw("a.jsonl", [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(12)])
+    raw("b.jsonl", b'{"question": "Cut')
+    wrong = config(mapping={"instruction": "ask", "output": "answer"}, budgets={"max_quarantined_share": 0.5})
+    said = r"12 rows, the first at .*raw/rows/a\.jsonl, line 1: field `ask` is missing; its columns: question, answer\)"
+    if report_on == "check":
+        trial = try_on(wrong.contract, [str(path.parent / "*.jsonl")])
+        assert re.search(said, trial.refusal)
+        return
+    with pytest.raises(BadData, match=said) as caught:
+        prepare.run(wrong)
+    assert "so mend what puts all rows aside, add rows or lower" in str(caught.value)
 
 
 def test_only_broken_rows(lake: Lake, raw: Raw, config: MakeConfig) -> None:

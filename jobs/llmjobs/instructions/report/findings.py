@@ -323,7 +323,9 @@ class Findings:
     def _files(self) -> Iterator[File]:
         for line in self.figures["files"][:_FILES]:
             ends = {key: line[key] for key in ("rows", "published", "quarantined", "duplicates", "left_out")}
-            yield File(line["source_file"], **ends)
+            # A replay takes the rows of some files only.
+            empty = not line["rows"] and not self.config.replay
+            yield File(line["source_file"], **ends, problem="holds no row" if empty else "")
 
     def _removals(self) -> Iterator[Removal]:
         taken = self.accounts.read.with_row_index("row").filter("taken_down")["row"]
