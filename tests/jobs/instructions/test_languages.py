@@ -4,7 +4,7 @@
 import polars as pl
 import pytest
 
-from llmjobs.instructions.rules import languages
+from llmjobs import languages
 from llmjobs.instructions.rules.languages import answers_in_another_language, languages_of
 
 TEXTS = {

@@ -1,0 +1,1 @@
+"""The bytes of a document become its text: one small module a format, each library imported when it is needed."""
