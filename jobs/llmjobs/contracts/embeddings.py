@@ -322,6 +322,12 @@ class FinaliseConfig(RefreshConfig):
     run_id: int = Field(default=0, ge=0, description="The plan's run")
 
 
+class MeasureConfig(RefreshConfig):
+    """Config of the task that measures the refreshed index."""
+
+    run_id: int = Field(default=0, ge=0, description="The plan's run")
+
+
 class ShardWork(Strict):
     """One mapped task's share of a plan."""
 
@@ -410,3 +416,32 @@ class RefreshResult(JobResult):
     vector_index: Literal["none", "kept", "built", "rebuilt"]
     embedder: str
     dimensions: int
+
+
+class MeasureResult(RefreshResult):
+    """Figures of one refresh, and what the index is worth after it.
+
+    Attributes:
+        recall: Of the vector index at 10 against an exact scan; None where nothing changed.
+        recall_queries: Stored vectors that were asked for their neighbours.
+        broken: What is wrong in the tables, in sentences.
+        lag_hours: Age of the oldest document that failed and is still not indexed as it is.
+        cache_hit_share: Share of the new chunks whose vector needed no model; None where there was none.
+        vector_bytes: Vectors of the generation, without their index.
+        index_bytes: Their HNSW index.
+        chunk_bytes: Chunks of all generations, with their indexes.
+        cache_bytes: The cache of vectors, of all indexes.
+        mlflow_run_url: The run with these figures; empty where MLflow was not reached, as `mlflow_note` says.
+    """
+
+    recall: float | None
+    recall_queries: int
+    broken: list[str]
+    lag_hours: float
+    cache_hit_share: float | None
+    vector_bytes: int
+    index_bytes: int
+    chunk_bytes: int
+    cache_bytes: int
+    mlflow_run_url: str = ""
+    mlflow_note: str = ""

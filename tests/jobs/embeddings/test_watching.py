@@ -5,9 +5,12 @@ import uuid
 import numpy as np
 import pytest
 
+from llmjobs.contracts.embeddings import MeasureConfig, MeasureResult, RefreshResult
+from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.database.connection import Connection
 from llmjobs.embeddings import generations
 from llmjobs.embeddings.generations import Generation, active_generation
+from llmjobs.embeddings.measure import measure, mirrored, run
 from llmjobs.embeddings.recall import measured_recall
 from llmjobs.embeddings.table_checks import CHECKS, check_tables, wrong_counts
 from tests.jobs.embeddings.night import DIMENSIONS, Night
@@ -98,3 +101,57 @@ def test_a_defect_is_told_in_a_sentence(generation: Generation, connection: Conn
     verdict = check_tables(connection, generation)
     assert not verdict.passed
     assert verdict.broken == ["1 chunks that no vector search can find"]
+
+
+def measured(night: Night, connection: Connection, run_id: int, **watch: float) -> MeasureResult:
+    values = night.config.model_dump() | {"run_id": run_id, "watch": {"min_recall": 0.9, "queries": 10, **watch}}
+    return measure(connection, MeasureConfig.model_validate(values))
+
+
+def test_a_changed_night_is_measured(generation: Generation, night: Night, connection: Connection) -> None:
+    found = measured(night, connection, run_id=1)
+    assert (found.broken, found.lag_hours, found.cache_hit_share) == ([], 0.0, 0.0)
+    assert found.recall is not None
+    assert found.recall >= 0.99
+    assert min(found.vector_bytes, found.index_bytes, found.chunk_bytes, found.cache_bytes) > 0
+    assert found.version == RefreshResult.model_validate(stored(connection, 1)).version
+
+
+def test_an_unchanged_night_measures_sizes_only(generation: Generation, night: Night, connection: Connection) -> None:
+    before = measured(night, connection, run_id=1)
+    again = night.refresh_on(connection)
+    found = measured(night, connection, run_id=again.run_id)
+    assert (found.recall, found.recall_queries, found.broken, found.cache_hit_share) == (None, 0, [], None)
+    assert (found.vector_bytes, found.index_bytes) == (before.vector_bytes, before.index_bytes)
+
+
+def test_broken_tables_fail_the_task_with_what_is_wrong(
+    generation: Generation, night: Night, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.execute(BREAKS["wrong_norms"].format(id=generation.generation_id).encode())
+    monkeypatch.setenv("LLMJOBS_DATABASE_URL", night.url)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(BadData, match="notes: 24 vectors that are no unit vectors"):
+        run(MeasureConfig.model_validate(night.config.model_dump() | {"run_id": 1}))
+
+
+def test_figures_are_kept_without_mlflow(
+    generation: Generation, night: Night, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    found = mirrored(measured(night, connection, run_id=1))
+    assert found.mlflow_run_url == ""
+    assert "127.0.0.1:9 was not reached" in found.mlflow_note
+
+
+def test_a_run_that_is_not_finished_cannot_be_measured(night: Night, connection: Connection) -> None:
+    night.write(a="word " * 5)
+    planned = night.plan(connection)
+    with pytest.raises(BadConfig, match="was not finished"):
+        measured(night, connection, run_id=planned.run_id)
+
+
+def stored(connection: Connection, run_id: int) -> object:
+    row = connection.execute("select result from refresh_run where run_id = %s", [run_id]).fetchone()
+    assert row is not None
+    return row[0]
