@@ -10,6 +10,7 @@ import polars as pl
 from llmjobs.contracts.instructions import Budgets, Drift, RowRules
 from llmjobs.instructions.report.data import (
     Comparison,
+    EvaluationSet,
     File,
     Fraction,
     Lengths,
@@ -209,7 +210,8 @@ def _duplicates(say: Say) -> Matches:
 def _leaks(say: Say) -> Matches:
     row = ticket(say, 40, "A train leaves at nine and …", "At noon.")
     matched = Row(say("evaluation/gsm8k.jsonl, line 77"), (("question", say("A train leaves at nine and ...")),))
-    return Matches(9, 4, 0.9, {say("gsm8k"): 11, "test": 2}, (Match(row, matched, 0.94, say("gsm8k")),))
+    sets = (EvaluationSet(say("gsm8k"), 1_319, 1_319, 11), EvaluationSet(say("our own questions"), 240, 237, 0))
+    return Matches(13, 0, 0.9, {"test": 2}, (Match(row, matched, 0.94, say("gsm8k")),), sets)
 
 
 def _personal_data() -> tuple[PersonalData, ...]:

@@ -13,7 +13,16 @@ from llmjobs.instructions import prepare
 from llmjobs.instructions.evaluation import evaluation_rows, sources_of
 from llmjobs.instructions.identity import normalised
 from llmjobs.lake import Lake
-from tests.jobs.instructions.nights import Good, MakeConfig, Raw, audit_lines, config_of, prompts_of, rows_of
+from tests.jobs.instructions.nights import (
+    Good,
+    MakeConfig,
+    Raw,
+    audit_file,
+    audit_lines,
+    config_of,
+    prompts_of,
+    rows_of,
+)
 
 
 def test_rows_of_all_sets_in_any_format(lake: Lake, raw: Raw) -> None:
@@ -104,6 +113,9 @@ def test_rows_of_a_set_that_cannot_be_read_are_counted(
     audit = lake.manifest("audits", "rows", result.audit_version)
     assert audit
     assert audit.metrics["evaluation_sets"] == {"gsm8k": {"read": 9, "usable": 7}}
+    report = audit_file(lake, result.audit_version, "report.html").read_text()
+    assert [cell.partition("<")[0] for cell in report.partition(">gsm8k<")[2].split('">')[1:4]] == ["9", "7", "0"]
+    assert "No train row matches a row that is tested on" in report
 
 
 def test_a_chat_that_begins_with_a_question_of_a_set_leaks(lake: Lake, raw: Raw, config: MakeConfig) -> None:
@@ -116,4 +128,7 @@ def test_a_chat_that_begins_with_a_question_of_a_set_leaks(lake: Lake, raw: Raw,
     asked = gsm8k(mapping={"instruction": "q", "output": "a"})
     result = prepare.run(config(leaks=asked, split={"train": 1, "validation": 0, "test": 0}))
     assert (result.published, result.reasons) == (1, {"leak": 2})
+    report = audit_file(lake, result.audit_version, "report.html").read_text()
+    assert [cell.partition("<")[0] for cell in report.partition(">gsm8k<")[2].split('">')[1:4]] == ["1", "1", "2"]
+    assert "<b>2</b> rows match one that is tested on" in report
     assert prompts_of(rows_of(lake, result.version)) == ["user hi"]

@@ -146,15 +146,32 @@ class Match:
 
 
 @dataclass(frozen=True)
+class EvaluationSet:
+    """A set that no train row may match.
+
+    Attributes:
+        rows: That were read.
+        usable: Of these, rows that can be compared with.
+        matched: Rows of the dataset that match one of them.
+    """
+
+    name: str
+    rows: int
+    usable: int
+    matched: int
+
+
+@dataclass(frozen=True)
 class Matches:
     """Duplicates, or leaks.
 
     Attributes:
-        exact: Rows that match exactly; `near`: that are nearly the same.
-        near: Rows that are nearly the same.
+        exact: Duplicates that match exactly; leaks of either kind.
+        near: Duplicates that are nearly the same.
         threshold: Similarity from which rows count as nearly the same; None: nobody looked.
-        by_place: Of leaks: side or evaluation set -> rows that match it. Of duplicates: other dataset -> rows.
+        by_place: Of leaks: side -> rows that match it. Of duplicates: other dataset -> rows.
         samples: A few of them.
+        sets: Of leaks: the evaluation sets.
     """
 
     exact: int
@@ -162,6 +179,7 @@ class Matches:
     threshold: float | None = None
     by_place: dict[str, int] = field(default_factory=dict)
     samples: tuple[Match, ...] = ()
+    sets: tuple[EvaluationSet, ...] = ()
 
 
 @dataclass(frozen=True)

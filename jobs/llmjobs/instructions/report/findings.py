@@ -19,6 +19,7 @@ from llmjobs.instructions.identity import key_of
 from llmjobs.instructions.published import SCHEMA, Published
 from llmjobs.instructions.report.data import (
     Comparison,
+    EvaluationSet,
     File,
     Fraction,
     Lengths,
@@ -64,7 +65,7 @@ class Findings:
         accounts: Where the rows went.
         verdict: Of Great Expectations.
         diff: Against the base.
-        figures: What `audit.figures` returned, with ``dataset_version``.
+        figures: What `audit.figures` returned, with ``dataset_version`` and ``evaluation_sets``.
         taken_down: ``row_id`` of rows whose text must not be shown, not even as rows that are gone.
     """
 
@@ -270,19 +271,22 @@ class Findings:
         )
 
     def _leaks(self) -> Matches | None:
-        leaks = self.accounts.leaks
-        if leaks.is_empty():
+        leaks, sets = self.accounts.leaks, self.figures["evaluation_sets"]
+        if leaks.is_empty() and not sets:
             return None
         rows = self._rows(leaks["row"].head(SAMPLES))
         samples = [
             Match(rows[line["row"]], Row(f"a row of {line['matches']}", ()), where=line["matches"])
             for line in leaks.head(SAMPLES).iter_rows(named=True)
         ]
-        places = leaks["matches"].str.split(", ").explode().value_counts(sort=True)
+        places = dict(leaks["matches"].str.split(", ").explode().value_counts(sort=True).iter_rows())
         return Matches(
             exact=leaks.height,
             threshold=self.contract.leaks.near_threshold,
-            by_place=dict(places.iter_rows()),
+            by_place={place: rows for place, rows in places.items() if place not in sets},
+            sets=tuple(
+                EvaluationSet(name, rows["read"], rows["usable"], places.get(name, 0)) for name, rows in sets.items()
+            ),
             samples=tuple(samples),
         )
 
