@@ -56,7 +56,8 @@ class Sources:
 
     Raises:
         BadData: A line matches no file.
-        BadConfig: A line without ``scheme://`` leads out of the lake; no filesystem has the scheme of one.
+        BadConfig: A line without ``scheme://`` leads out of the lake; no filesystem has the scheme of one, or its store
+            does not let this job in.
     """
 
     def __init__(
@@ -118,7 +119,8 @@ class Sources:
         if remote:
             filesystem, path = _filesystem(pattern, self._options, field)
         filesystem.invalidate_cache()  # an object store's client may hold an old listing
-        matches = filesystem.glob(path, detail=True)
+        with _credentials_named(pattern, field, remote=remote):
+            matches = filesystem.glob(path, detail=True)
         files = [match for match, about in matches.items() if about["type"] == "file"]
         folders = [match for match, about in matches.items() if about["type"] == "directory"]
         files += [below for folder in folders for below in filesystem.find(folder) if kind_of(below)]
@@ -184,6 +186,25 @@ def _filesystem(url: str, options: dict[str, Any], field: str) -> tuple[Any, str
         return cast(tuple[Any, str], fsspec.core.url_to_fs(url, **options))
     except ImportError as error:
         raise BadConfig(f"{field}: the scheme {schemes[0]!r} of {url!r} needs a package: {error}") from None
+
+
+@contextmanager
+def _credentials_named(url: str, field: str, *, remote: bool) -> Iterator[None]:
+    """Say of a store that lets nobody in what gives the job its credentials: the store names neither file nor config.
+
+    Raises:
+        BadConfig: There are no credentials, the store refuses them, or the options that hold them are none.
+    """
+    try:
+        yield
+    except Exception as error:
+        refused = isinstance(error, PermissionError | TypeError) or type(error).__name__ == "NoCredentialsError"
+        if not remote or not refused:
+            raise
+        raise BadConfig(
+            f"{field}: {url!r} does not let this job in ({error}); `connection` in the config names the Airflow "
+            "connection with its credentials"
+        ) from None
 
 
 def _end(interval_end: str) -> date:
