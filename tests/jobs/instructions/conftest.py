@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.lake import Lake
+from tests.jobs.instructions.grader import Endpoint
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -86,3 +88,15 @@ def publish(lake: Lake, tmp_path: Path) -> Callable[..., str]:
         return version
 
     return make
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Endpoint() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
