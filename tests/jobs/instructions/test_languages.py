@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from llmjobs import languages
-from llmjobs.instructions.rules.languages import answers_in_another_language, languages_of
+from llmjobs.instructions.rules.languages import answers_in_another_language
+from llmjobs.languages import languages_of
 
 TEXTS = {
     "en": ["The cat sat on the mat and looked at the moon.", "Here is a list of the five largest cities in the world."],

@@ -10,12 +10,13 @@ import polars as pl
 
 from llmjobs.contracts.instructions import PII_FLAGS, RULES, DataContract
 from llmjobs.instructions.rules.json_answers import problems_and_labels
-from llmjobs.instructions.rules.languages import answers_in_another_language, languages_of
+from llmjobs.instructions.rules.languages import answers_in_another_language
 from llmjobs.instructions.rules.library import flagged, marked
 from llmjobs.instructions.rules.metadata import masked_metadata
 from llmjobs.instructions.rules.texts import Texts, chat_texts, plain_texts
 from llmjobs.instructions.rules.tool_calls import is_broken
 from llmjobs.instructions.tables import EXAMINED, FIXES
+from llmjobs.languages import languages_of
 
 TokenCounter = Callable[[pl.DataFrame], pl.Series]
 """From a frame with ``messages`` and ``tools`` to the tokens of each row (Int64, null where it cannot be rendered)."""
