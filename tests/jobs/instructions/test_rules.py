@@ -3,7 +3,10 @@
 # ruff: noqa: RUF001 (Chinese texts have signs that look like ours)
 
 import io
+import itertools
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -14,8 +17,10 @@ from hypothesis import strategies as st
 from llmjobs.contracts.instructions import RULES, DataContract, RowRules
 from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.instructions.rules.examination import Examined, examine
-from llmjobs.instructions.rules.library import HINT, HINTED, RULES_VERSION, flagged
+from llmjobs.instructions.rules.library import HINT, HINTS, RULES_VERSION, flagged
+from llmjobs.instructions.rules.refusals import REFUSAL_HINT, may_refuse, refuses
 from llmjobs.instructions.rules.texts import plain_texts
+from llmjobs.instructions.rules.truncation import OPENS_HINT, ends_plainly, is_truncated, may_be_truncated
 from llmjobs.instructions.tables import READ
 
 READ_TYPES: Any = READ
@@ -163,6 +168,7 @@ BAD: dict[str, list[str]] = {
         row("Write a short description of your house", "As an AI, I don't have a physical house."),  # A
         row("Describe your favorite character.", "I am an AI and do not have personal preferences."),  # A
         row("Describe a challenge.", "One is loneliness. As an AI language model, I rely on clear words."),  # A
+        row("Who are you?", "I'm Ada, a helpful assistant."),
         row("描述一次难忘的经历。", "作为一个AI助手，我没有亲身经历。"),
         row("你喜欢什么？", "由于我是一个语言模型，我没有喜好。"),
     ],
@@ -434,10 +440,71 @@ def test_hints_change_no_flag(rows: list[tuple[str, str, str]]) -> None:
     assert flagged(texts, contract).equals(flagged(texts, contract, hints=False))
 
 
-@pytest.mark.parametrize("rule", sorted(HINTED))
+REFUSING = [
+    "I'm sorry, but you have not given it", "unfortunately the file is missing", "I cannot actually help",
+    "so can not find it", "I'm not capable of judging", "I could not locate it", "and don't have access to it",
+    "I do not possess enough", "it is difficult for me to say without it", "There is not enough context",
+    "The text seems to be missing", "No text was given", "You forgot to include it", "It seems the input is missing",
+    "Without more context, it is hard", "I'd need to know it", "As an AI, I will not be able to tell",
+    "I am a large language model and I need more context", "Could you please specify it", "kindly upload it",
+    "I will need some more", "to say it, I would require it", "In order to go on I need it", "I am not able to assist",
+    "I can\u2019t answer", "很抱歉，我无法回答",
+]  # fmt: skip
+"""One for each way in which an expression of `refusals` lets an answer refuse."""
+
+
+def test_the_hint_of_a_refusal_misses_none() -> None:
+    before = (
+        "",
+        " \n",
+        "Hi, ",
+        "Well, ",
+        "Oh no. ",
+        "Yes, it is. And ",
+        "Of course! First, ",
+        "A line\n",
+        "x" * 200 + " ",
+    )
+    after = ("", ".", " now, that is all.", "\nAnd more.", LONG, LONG * 3)
+    answers = [
+        case(f"{begin}{refusing}{end}")
+        for begin, refusing, end in itertools.product(before, REFUSING, after)
+        for case in (str, str.lower, str.upper)
+    ]
+    answer = pl.col("answer")
+    hint = may_refuse(answer, answer.str.contains(REFUSAL_HINT))
+    table = pl.DataFrame({"answer": [*REFUSING, *answers]}).select("answer", refuses=refuses(answer), hint=hint)
+    assert table.head(len(REFUSING)).filter(~pl.col("refuses"))["answer"].to_list() == []
+    assert table.filter("refuses", ~pl.col("hint"))["answer"].to_list() == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ANY.map(lambda end: LONG + end), min_size=1, max_size=30))
+def test_the_hints_of_a_truncation_miss_none(answers: list[str]) -> None:
+    answer = pl.col("answer")
+    opens = answer.str.contains(OPENS_HINT)
+    table = pl.DataFrame({"answer": answers}).filter(
+        (is_truncated(answer) & ~may_be_truncated(answer)) | (may_be_truncated(answer) & ends_plainly(answer) & ~opens)
+    )
+    assert table["answer"].to_list() == []
+
+
+@pytest.mark.parametrize("name", ["alpaca_en_demo.json", "alpaca_zh_demo.json"])
+def test_hints_change_no_flag_of_real_rows(name: str, real: Callable[[str], Path]) -> None:
+    contract = DataContract(owner="tests")
+    with real(name).open("rb") as file:
+        texts = plain_texts(pl.concat(read_frames(file, name=name)).with_row_index("row"), contract).table
+    texts = texts.with_columns(json_problem=pl.lit(None, dtype=pl.String))
+    quick = flagged(texts, contract)
+    assert quick["refusal"].any()
+    assert quick.equals(flagged(texts, contract, hints=False))
+
+
+@pytest.mark.parametrize("rule", sorted({*HINTS} - {"refusal", "truncated_answer"}))
 def test_hint_sees_every_golden_row(rule: str) -> None:
     frame = pl.concat(read_frames(io.BytesIO("\n".join(BAD[rule]).encode()), name="rows.jsonl"))
     texts = frame.select(pl.concat_str("instruction", "input", "output", separator="\n", ignore_nulls=True)).to_series()
+    assert texts.str.contains(HINTS[rule]).all()
     assert texts.str.contains(HINT).all()
 
 

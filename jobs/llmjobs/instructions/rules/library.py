@@ -11,20 +11,21 @@ Most rules look at one row of texts (`llmjobs.instructions.rules.examination` ma
 * ``empty_turns``: turns without text, the last answer aside; ``calls``: whether the last answer calls a tool
 * ``characters``: of all turns
 
-The rules of `HINTED` are dear and rarely true. `HINT`, one cheap expression for all of them, picks the rows on which
-they are tried; it never misses one (a test holds them together). The regular expressions are those of Rust (no
-look-around). Defect classes: github.com/gururise/AlpacaDataCleaned, README; each rule has golden rows in the tests.
+Dear rules are tried in steps, cheap ones first, each on the rows that the one before left. `HINT`, one expression for
+all rules of `HINTS`, costs one pass over the texts, however many words it knows; it never misses a row (tests hold
+hints and rules together). The regular expressions are those of Rust (no look-around). Defect classes:
+github.com/gururise/AlpacaDataCleaned, README; each rule has golden rows in the tests.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import polars as pl
 
 from llmjobs.contracts.instructions import DataContract
-from llmjobs.instructions.rules.refusals import AI_NAME, refuses, speaks_for_others
-from llmjobs.instructions.rules.truncation import is_truncated, may_be_truncated
+from llmjobs.instructions.rules.refusals import AI_NAME, AI_WORD, REFUSAL_HINT, may_refuse, refuses, speaks_for_others
+from llmjobs.instructions.rules.truncation import OPENS_HINT, ends_plainly, is_truncated, may_be_truncated
 
 RULES_VERSION = 3
 """Counted up with every change of what a rule catches or writes: part of each version's id."""
@@ -153,17 +154,28 @@ _EMPTY_BLOCK = r"^```[\w+#-]*\s*```$"
 _TURNS_IN_ORDER = r"^(?:system )?(?:user (?:call (?:tool )+)*assistant )*user (?:call (?:tool )+)*(?:assistant|call) $"
 """Tools answer the call before them; the last turn of a row may itself be a call."""
 
-HINT = (
-    rf"{CONTROL}|{_MOJIBAKE}"
-    r"|```|\{\{|\{%|<\||INST\]|SYS>>|_of_turn>|\{(?:instruction|input|output|question|context|prompt|response)\}"
-    r"|(?i:instruction|response)\s*[:：]|(?:指令|指示|任务说明|回答|响应)\s*[:：]"
-    r"|[<\[{](?i:insert |your )?(?i:song|text|article|paragraph|passage|document|sentence|essay|story|poem|code"
-    r"|email|input"
-    r"|data|content)[ >\]}]|(?-u:\b)(?i:ai|llm)(?-u:\b)|(?i:artificial intelligence|language model|chat ?bot|assistant)"
-    r"|(?i: by (?:researchers|a team|openai|anthropic|google|meta|microsoft|large model|lmsys))"
-    r"|作为|我(?:只|仅仅?|就)?是|的(?:AI|人工智能)助手"
-)
-"""Matches a part of every row that breaks a rule of `HINTED`, or that has a control character."""
+HINTS = {
+    "control_characters": CONTROL,
+    "broken_encoding": _MOJIBAKE,
+    "empty_code_block": "```",
+    "unrendered_template": (
+        r"\{\{|\{%|<\||INST\]|SYS>>|_of_turn>|\{(?:instruction|input|output|question|context|prompt|response)\}"
+        r"|[<\[{](?i:insert |your )?(?i:song|text|article|paragraph|passage|document|sentence|essay|story|poem|code"
+        r"|email|input|data|content)[ >\]}]"
+    ),
+    "merged_instructions": r"(?i:instruction|response)\s*[:：]|(?:指令|指示|任务说明|回答|响应)\s*[:：]",
+    "speaks_as_ai": (
+        rf"{AI_WORD}|(?i:assistant)"
+        r"|(?i: by (?:researchers|a team|openai|anthropic|google|meta|microsoft|large model|lmsys))"
+        r"|作为|我(?:只|仅仅?|就)?是|的(?:AI|人工智能)助手"
+    ),
+    "refusal": REFUSAL_HINT,
+    "truncated_answer": OPENS_HINT,
+}
+"""Rule -> what a part of every row has that breaks it; `refusals` and `truncation` say what theirs leave out."""
+
+HINT = "|".join(HINTS.values())
+"""Matches what one of `HINTS` matches."""
 
 
 def _prose(name: str) -> pl.Expr:
@@ -202,62 +214,64 @@ The last character is not compared: a combining sign may follow it.
 
 @dataclass(frozen=True)
 class Rule:
-    """When a row breaks a rule: where `hint` and `breaks` are both true.
+    """When a row breaks a rule: where all its steps are true.
 
     Attributes:
-        hint: Cheap, and tried on every row; `breaks` is tried on the few rows for which it is true.
-        breaks: What the rule says.
+        steps: The first is cheap and tried on every row, each other on the rows for which those before it are true.
+        shortcuts: How many of the first steps only save time: those after them say all.
     """
 
-    hint: pl.Expr
-    breaks: pl.Expr = field(default_factory=lambda: pl.lit(value=True))
+    steps: tuple[pl.Expr, ...]
+    shortcuts: int = 0
 
 
 def library(contract: DataContract) -> dict[str, Rule]:
     """Return the rules that look at whole rows."""
     answer, question, instruction = pl.col("answer"), pl.col("question"), pl.col("instruction")
-    has_text = answer.str.contains(r"\S")
-    hinted = {name: Rule(pl.col("hinted"), breaks) for name, breaks in HINTED.items()}
-    return hinted | {
-        "role_order": Rule(~pl.col("roles").str.contains(_TURNS_IN_ORDER)),
-        "empty_turn": Rule((pl.col("empty_turns") > 0) | ~question.str.contains(r"\S")),
-        "empty_answer": Rule(~has_text & ~pl.col("calls")),
-        "placeholder_answer": Rule(answer.str.contains(_PLACEHOLDER)),
-        "url_only_input": Rule(question.str.contains(URL_ONLY)),
-        "refusal": Rule(refuses(answer), ~speaks_for_others(answer, question)),
-        "answer_repeats_question": Rule(
-            _might_equal(answer, question) | _might_equal(answer, instruction),
-            has_text & ((normalised(answer) == normalised(question)) | (normalised(answer) == normalised(instruction))),
+    hinted, has_text = pl.col("hinted"), answer.str.strip_chars() != ""
+    repeats = (normalised(answer) == normalised(question)) | (normalised(answer) == normalised(instruction))
+    words_of_refusal = may_refuse(answer, answer.str.contains(REFUSAL_HINT))
+    return _hinted_rules() | {
+        "role_order": Rule((~pl.col("roles").str.contains(_TURNS_IN_ORDER),)),
+        "empty_turn": Rule(((pl.col("empty_turns") > 0) | (question.str.strip_chars() == ""),)),
+        "empty_answer": Rule((~has_text & ~pl.col("calls"),)),
+        "placeholder_answer": Rule((answer.str.contains(_PLACEHOLDER),)),
+        "url_only_input": Rule((question.str.contains(URL_ONLY),)),
+        "refusal": Rule(
+            (may_refuse(answer, hinted), words_of_refusal, refuses(answer), ~speaks_for_others(answer, question)), 2
         ),
-        "image_request": Rule(question.str.contains(_PICTURES), _asks_for_picture(question)),
-        "invalid_json_answer": Rule(pl.col("json_problem").is_not_null()),
-        "truncated_answer": Rule(may_be_truncated(answer), is_truncated(answer)),
-        "too_long": Rule(pl.col("characters") > contract.limits.max_characters),
+        # A question begins with its instruction.
+        "answer_repeats_question": Rule((_might_equal(answer, question), has_text & repeats), 1),
+        "image_request": Rule((question.str.contains(_PICTURES), _asks_for_picture(question)), 1),
+        "invalid_json_answer": Rule((pl.col("json_problem").is_not_null(),)),
+        "truncated_answer": Rule((hinted | ~ends_plainly(answer), may_be_truncated(answer), is_truncated(answer)), 2),
+        "too_long": Rule((pl.col("characters") > contract.limits.max_characters,)),
     }
+
+
+def _hinted_rules() -> dict[str, Rule]:
+    """Return the rules that are tried only on rows of which their part of `HINT` matches a text."""
+    answer = pl.col("answer")
+    blocks = answer.str.extract_all(_CODE_BLOCK)
+    breaks = {
+        "empty_code_block": blocks.list.eval(pl.element().str.contains(_EMPTY_BLOCK)).list.any(),
+        "speaks_as_ai": (answer.str.contains(_AS_AI) | answer.str.contains(_AS_AI_CHINESE))
+        & ~pl.col("question").str.contains(_AI_ASKED),
+        "unrendered_template": _any_prose(_TEMPLATE) | pl.col("input").str.contains(_STANDS_FOR_TEXT),
+        "merged_instructions": _any_text(_MERGED),
+    }
+    of_answer = {"empty_code_block", "speaks_as_ai"}
+    likely = {
+        name: answer.str.contains(HINTS[name]) if name in of_answer else _any_text(HINTS[name]) for name in breaks
+    }
+    rules = {name: Rule((pl.col("hinted"), likely[name], broken), 2) for name, broken in breaks.items()}
+    return rules | {"broken_encoding": Rule((pl.col("hinted"), _any_text(_MOJIBAKE)), 1)}
 
 
 def _asks_for_picture(question: pl.Expr) -> pl.Expr:
     """Return whether `question` asks for a picture, or about one; not how one is made, nor for code that makes one."""
     asks = question.str.contains(f"{_IMAGE}|{_IMAGE_CHINESE}")
     return asks & ~question.str.contains(_HOW_TO)
-
-
-HINTED: dict[str, pl.Expr] = {
-    "broken_encoding": _any_text(_MOJIBAKE),
-    "empty_code_block": pl.col("answer")
-    .str.extract_all(_CODE_BLOCK)
-    .list.eval(pl.element().str.contains(_EMPTY_BLOCK))
-    .list.any(),
-    "speaks_as_ai": (pl.col("answer").str.contains(_AS_AI) | pl.col("answer").str.contains(_AS_AI_CHINESE))
-    & ~pl.col("question").str.contains(_AI_ASKED),
-    "unrendered_template": _any_prose(_TEMPLATE) | pl.col("input").str.contains(_STANDS_FOR_TEXT),
-    "merged_instructions": _any_text(_MERGED),
-}
-"""Rules that are tried only on the rows of which `HINT` matches a part."""
-
-
-_HINTS_ARE_SHORTCUTS = {*HINTED, "answer_repeats_question", "truncated_answer", "image_request"}
-"""Rules whose `breaks` alone says all; the hints of the others are part of the rule."""
 
 
 def flagged(texts: pl.DataFrame, contract: DataContract, *, hints: bool = True) -> pl.DataFrame:
@@ -268,19 +282,20 @@ def flagged(texts: pl.DataFrame, contract: DataContract, *, hints: bool = True) 
         contract: What a row must look like.
         hints: False tries every rule on every row: slow, and with the same outcome.
     """
+    steps = {
+        name: rule.steps if hints else (pl.all_horizontal(rule.steps[rule.shortcuts :]),)
+        for name, rule in library(contract).items()
+        if getattr(contract.rules, name) != "off"
+    }
+    # Lazily, as only that shares what the first steps have in common.
+    texts = texts.drop("messages", "tools", "tool_calls", strict=False).with_row_index("position")
+    firsts = texts.lazy().select(step[0].fill_null(value=False).alias(name) for name, step in steps.items()).collect()
     columns = []
-    for name, rule in library(contract).items():
-        if getattr(contract.rules, name) == "off":
-            continue
-        if not hints:
-            hint = pl.lit(value=True) if name in _HINTS_ARE_SHORTCUTS else rule.hint
-            columns.append(texts.select((hint & rule.breaks).fill_null(value=False).alias(name)).to_series())
-            continue
-        likely = texts.select(rule.hint).to_series().fill_null(value=False)
-        broken = texts.filter(likely).select(rule.breaks.fill_null(value=False).alias(name)).to_series()
-        positions = likely.arg_true()
-        broken = broken.new_from_index(0, positions.len()) if broken.len() != positions.len() else broken
-        columns.append(marked(texts.height, positions.filter(broken), name))
+    for name, (_, *others) in steps.items():
+        left = texts.filter(firsts[name])
+        for step in others:
+            left = left.filter(step)
+        columns.append(marked(texts.height, left["position"], name))
     return pl.DataFrame(columns) if columns else pl.DataFrame(height=texts.height)
 
 

@@ -28,38 +28,49 @@ _DO = (
     r"|use the|process|evaluat|judg|assess|choos|comment|confirm|verify|calculat|translat|rewrit|respond|suggest"
     r"|present|render|illustrat|track|set|turn|add|remov|guarantee|forecast)"
 )
-_CANNOT_DO = (
-    rf"(?:\b(?:i(?: am|['\x{{2019}}]m)?|so|and|thus|therefore) (?:currently )?(?:can ?not|can['\x{{2019}}]t|unable to"
-    r"|not able to|not capable of|won['\x{2019}]t(?: be able to)?|will not(?: be able to)?) (?:actually |currently "
-    r"|really )?"
-    rf"{_DO}|\bi could ?n[o'\x{{2019}}]t (?:find|access|locate|open|retrieve|determine|identify))"
+_CANNOT = (
+    r"\b(?:i(?: am|['\x{2019}]m)?|so|and|thus|therefore) (?:currently )?(?:can ?not|can['\x{2019}]t|unable to"
+    r"|not able to|not capable of|won['\x{2019}]t(?: be able to)?|will not(?: be able to)?) "
 )
+_COULD_NOT = r"\bi could ?n[o'\x{2019}]t "
+_CANNOT_DO = (
+    rf"(?:{_CANNOT}(?:actually |currently |really )?{_DO}"
+    rf"|{_COULD_NOT}(?:find|access|locate|open|retrieve|determine|identify))"
+)
+_DO_NOT = rf"\b(?:i|and) do{_NOT} "
 _LACKS = (
-    rf"\b(?:i|and) do{_NOT} (?:currently |actually )?(?:have|possess) (?:the (?:ability|capability|capacity|data"
+    rf"{_DO_NOT}(?:currently |actually )?(?:have|possess) (?:the (?:ability|capability|capacity|data"
     rf"|information"
     rf"|means)"
     r"|(?:direct |any |real[- ]time )?access|enough|sufficient|any (?:information|data|details|context)|information"
     r"|(?:real[- ]time|up[- ]to[- ]date|current) )"
 )
-_ASKS = (
+_ASKS_FOR = (
     r"(?:(?:could|can|would) you (?:please |kindly |be able to )?(?:provide|specify|clarify|tell me|share|give"
     r"|let me know)"
     r"|(?:please|kindly) (?:provide|specify|clarify|share|tell me|let me know|give me|supply|include|enter|upload)"
-    r"|i(?:['\x{2019}]ll| will| would|['\x{2019}]d)? need (?:to know |you to |some |a bit )?(?:more|additional|further)"
-    r"|(?:to|in order to) [^.!?\n]*i (?:would |will |['\x{2019}]ll )?(?:need|require))"
+    r"|i(?:['\x{2019}]ll| will| would|['\x{2019}]d)? need (?:to know |you to |some |a bit )?"
+    r"(?:more|additional|further))"
 )
+_I_NEED = r"i (?:would |will |['\x{2019}]ll )?(?:need|require)"
+_ASKS = rf"(?:{_ASKS_FOR}|(?:to|in order to) [^.!?\n]*{_I_NEED})"
 AI_NAME = (
     r"(?:(?:large |virtual |digital |text-based |machine |helpful |computer )*"
     r"(?:ai|artificial intelligence|language model|chat ?bot|llm)\b)"
 )
+AI_WORD = r"(?-u:\b)(?i:ai|llm)(?-u:\b)|(?i:artificial intelligence|language model|chat ?bot)"
+"""Matches every text that matches `AI_NAME` after a space."""
+_APOLOGISES = rf"(?i)^\W*(?:hello[!,.] |hi[!,.] |oh,? |well,? )?{_APOLOGY}"
+_IS_IMPOSSIBLE = r"(?i)^\W*it(?: is|['\x{2019}]s| would be) (?:not possible|impossible|difficult|hard) "
+_CANNOT_HELP = (
+    r"i (?:can ?not|can['\x{2019}]t|am unable to|am not able to) (?:answer|assist|help (?:you )?with|comply"
+    r"|fulfil|provide|share)"
+)
 _REFUSAL = (
-    rf"(?i)^\W*(?:hello[!,.] |hi[!,.] |oh,? |well,? )?{_APOLOGY}\b[^.!?\n]*?\b{_UNABLE}"
+    rf"{_APOLOGISES}\b[^.!?\n]*?\b{_UNABLE}"
     rf"|(?i)^\W*(?:[^.!?\n]*?)(?:{_CANNOT_DO}|{_LACKS})"
-    r"|(?i)^[^\n]*\bi (?:can ?not|can['\x{2019}]t|am unable to|am not able to) (?:answer|assist"
-    r"|help (?:you )?with|comply"
-    r"|fulfil|provide|share)\b"
-    r"|(?i)^\W*it(?: is|['\x{2019}]s| would be) (?:not possible|impossible|difficult"
-    r"|hard) (?:for me )?to [^.!?\n]*\bwithout"
+    rf"|(?i)^[^\n]*\b{_CANNOT_HELP}\b"
+    rf"|{_IS_IMPOSSIBLE}(?:for me )?to [^.!?\n]*\bwithout"
 )
 _SAYS_WHAT_IS_MISSING = (
     rf"(?i)^\W*(?:there (?:is|are)(?: not|n['\x{{2019}}]t)? (?:enough|sufficient|not|no|insufficient)|not enough"
@@ -87,6 +98,14 @@ _REFUSAL_OF_AI = (
     r"|\bi (?:would )?need (?:more|additional|further) (?:context|information|details))"
 )
 _ASKS_BACK = rf"(?i)^\W*(?:[^.!?\n]*[.!,] ){{0,2}}{_ASKS}[^\n]*$"
+REFUSAL_HINT = rf"(?i:{_ASKS_FOR}|{_I_NEED}|{_CANNOT_HELP})|{AI_WORD}"
+"""Matches every text of ASCII that refuses otherwise than with its first words (`_BEGINS`)."""
+
+_BEGINS = (
+    rf"{_APOLOGISES}|{_IS_IMPOSSIBLE}|(?i)^\W*[^.!?\n]*?(?:{_CANNOT}|{_COULD_NOT}|{_DO_NOT})|{_SAYS_WHAT_IS_MISSING}"
+)
+"""What the first words of a refusal in ASCII hold; it ends with the first sentence, which makes it cheap."""
+
 _SORRY_CHINESE = r"(?:抱歉|对不起|不好意思|遗憾)"
 _UNABLE_CHINESE = (
     r"(?:无法|不能|没有(?:给|能力|提供|任何|足够|指定|说明|实时|权限|办法|访问|能力|收到|看到|可以|告诉|附上|具体)|没办法|未(?:能)?"
@@ -136,6 +155,17 @@ def refuses(answer: pl.Expr) -> pl.Expr:
     return (
         says | asks | begins.str.contains(_REFUSAL_CHINESE) | answer.str.head(2 * _OPENING).str.contains(_REFUSAL_OF_AI)
     )
+
+
+def may_refuse(answer: pl.Expr, hinted: pl.Expr) -> pl.Expr:
+    """Return False only for answers that refuse nothing.
+
+    Args:
+        answer: The answers.
+        hinted: Whether `REFUSAL_HINT` matches them, at least.
+    """
+    is_ascii = answer.str.len_bytes() == answer.str.len_chars()
+    return ~is_ascii | hinted | answer.str.head(_OPENING).str.contains(_BEGINS)
 
 
 def speaks_for_others(answer: pl.Expr, question: pl.Expr) -> pl.Expr:

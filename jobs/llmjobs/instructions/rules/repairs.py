@@ -65,22 +65,21 @@ def repaired(cells: pl.DataFrame, contract: DataContract) -> Repaired:
     """Apply the contract's repairs to `cells`, in this order: control characters, empty inputs, personal data."""
     texts, is_input = pl.col("text"), pl.col("part") == "input"
     rewrites = {
-        "control_characters": (texts.str.contains(CONTROL) & ~_JSON, without_control(texts), {"fix"}),
-        "no_input_marker": (is_input & texts.str.contains(NO_INPUT), pl.lit(""), {"fix", "drop_field"}),
-        "url_only_input": (is_input & texts.str.contains(URL_ONLY), pl.lit(""), {"drop_field"}),
+        "control_characters": (~_JSON, CONTROL, without_control(texts), {"fix"}),
+        "no_input_marker": (is_input & texts.str.contains(r"\S"), NO_INPUT, pl.lit(""), {"fix", "drop_field"}),
+        "url_only_input": (is_input, URL_ONLY, pl.lit(""), {"drop_field"}),
     }
     found, fixes = [pl.DataFrame(schema=_FOUND)], [pl.DataFrame(schema=FIXES)]
-    for rule, (breaks, after, repairing) in rewrites.items():
+    for rule, (where, pattern, after, repairing) in rewrites.items():
         severity = getattr(contract.rules, rule)
         if severity == "off":
             continue
-        table = cells.with_columns(broken=breaks & (texts != ""))
-        if rule == "no_input_marker":
-            table = table.with_columns(broken=pl.col("broken") & texts.str.contains(r"\S"))
-        found.append(table.filter("broken").select("row", flag=pl.lit(rule)))
-        if severity in repairing:
-            fixes.append(_fixes(table.filter("broken").with_columns(after=after), rule))
-            cells = table.select("cell", "row", "part", text=pl.when("broken").then(after).otherwise(texts))
+        looked_at = cells.with_row_index("place").filter(where & (texts != ""))
+        broken = looked_at.filter(texts.str.contains(pattern)).with_columns(after=after)
+        found.append(broken.select("row", flag=pl.lit(rule)))
+        if severity in repairing and broken.height:
+            fixes.append(_fixes(broken, rule))
+            cells = cells.with_columns(text=cells["text"].scatter(broken["place"], broken["after"]))
     cells, personal, maskings = without_personal_data(cells, contract)
     return Repaired(cells, pl.concat([*found, personal]), pl.concat([*fixes, maskings]))
 
