@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from kubernetes.client import models as k8s
@@ -125,12 +126,17 @@ def tolerations(*, gpus: int, spot: bool) -> list[k8s.V1Toleration]:
 
 
 def job_environment(
-    config_json: str, identity: dict[str, str], cpus: float, connection: str | None = None
+    config_json: str,
+    identity: dict[str, str],
+    cpus: float,
+    connection: str | None = None,
+    secret_variables: Iterable[str] = (),
 ) -> list[k8s.V1EnvVar]:
     """Return a job's variables: its config, whose run it is, and references to where things are.
 
     Connections are references to a Secret, so that no pod, log or Airflow table holds one. The credentials of a
-    config's `connection` are its key `storage_key`: a pod that lacks it never starts, and the failure names the key.
+    config's `connection` are its key `storage_key`, further variables with secrets are keys of their own names: a pod
+    that lacks one never starts, and the failure names the key.
     """
     plain = {
         environment.CONFIG: config_json,
@@ -140,7 +146,7 @@ def job_environment(
         "PYTHONUNBUFFERED": "1",
     }
     secret = settings.text("connections_secret", "nightshift-connections")
-    keys = {name: name for name in environment.CONNECTIONS}
+    keys = {name: name for name in (*environment.CONNECTIONS, *secret_variables)}
     if connection:
         keys[environment.STORAGE_OPTIONS] = storage_key(connection)
     return [k8s.V1EnvVar(name=name, value=value) for name, value in plain.items()] + [

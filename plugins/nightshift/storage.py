@@ -1,4 +1,4 @@
-"""Credentials of a job's sources: from an Airflow connection to the fsspec options that the job is given.
+"""Secrets of a job. Those of its sources: from an Airflow connection to the fsspec options that the job is given.
 
     connection                              option
     --------------------------------------  ---------------------------------
@@ -16,6 +16,8 @@ The last line is for other stores than S3 (``gs://``, ``az://``): their fsspec o
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from typing import Any
 
 from airflow.sdk import Connection
@@ -74,6 +76,18 @@ def options_of(connection: Any) -> dict[str, Any]:
             'set {"anonymous": true} in its extra for a public store'
         )
     return {**options, **given}
+
+
+def own_secrets(names: Iterable[str]) -> dict[str, str]:
+    """Return a job's further secrets from Airflow's environment, masked in logs from then on.
+
+    Args:
+        names: Of the variables; one that is not set is left out, and so are Airflow's own.
+    """
+    found = {name: os.environ[name] for name in names if name in os.environ and not name.startswith("AIRFLOW")}
+    for value in found.values():
+        mask_secret(value)
+    return found
 
 
 def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -77,6 +77,11 @@ class JobConfig(Strict):
             raise BadConfig(f"{environment.CONFIG} is not valid JSON: {error}") from None
         return cls.from_mapping(values, origin=environment.CONFIG)
 
+    @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """Names of the environment variables with secrets that the job needs besides its connections."""
+        return ()
+
     def digest(self, *, exclude: set[str] | None = None) -> str:
         """Return the SHA-256 of the config's canonical JSON, without the fields in `exclude`."""
         return digest(self.model_dump(mode="json", exclude=exclude))

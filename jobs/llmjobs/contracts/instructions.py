@@ -540,6 +540,12 @@ class PrepareConfig(JobConfig):
         return [line.strip() for source in self.inputs for line in source.files.splitlines() if line.strip()]
 
     @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """The variable with the judge's key, where the contract names one."""
+        judge = self.contract.quality.judge
+        return (judge.key_variable,) if judge and judge.key_variable else ()
+
+    @property
     def inputs(self) -> tuple[Source, ...]:
         """The sources of the run; a plain `source` is one without weight, named after the dataset."""
         return self.sources or (Source(name=self.name, files=self.source),)

@@ -38,7 +38,7 @@ from nightshift.links import LINKS, SENTENCE
 from nightshift.params import chosen_values, form_values
 from nightshift.runners import pods
 from nightshift.runners.local import JobKey, LocalRunner
-from nightshift.storage import storage_options
+from nightshift.storage import own_secrets, storage_options
 
 _RELAUNCHED = "relaunched"
 
@@ -152,7 +152,11 @@ class JobOperator(KubernetesPodOperator):
     def build_pod_request_obj(self, context: Context | None = None, *, dry_run: bool = False) -> k8s.V1Pod:
         """Return the job's pod. Its config joins it here, after Jinja is done."""
         variables = pod_spec.job_environment(
-            self.config.model_dump_json(), self._identity(context), self.cpus, self._connection
+            self.config.model_dump_json(),
+            self._identity(context),
+            self.cpus,
+            self._connection,
+            self.config.secret_variables,
         )
         ours = {variable.name for variable in variables}
         given = (
@@ -177,7 +181,9 @@ class JobOperator(KubernetesPodOperator):
             key, try_number=ti.try_number, grace_seconds=self.termination_grace_period or 30, log=self.log
         )
         pod = self.build_pod_request_obj(context, dry_run=True)
-        secrets = {environment.STORAGE_OPTIONS: storage_options(self._connection)} if self._connection else {}
+        secrets = own_secrets(self.config.secret_variables)
+        if self._connection:
+            secrets[environment.STORAGE_OPTIONS] = storage_options(self._connection)
         result = self._local.run(pod.spec.containers[0], relaunches=self._relaunches(), secrets=secrets)
         return result if self.do_xcom_push else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -9,9 +10,11 @@ from airflow.sdk import DAG, Context
 from airflow.serialization.serialized_objects import DagSerialization
 
 from llmjobs.contracts.base import JobConfig, Strict
+from llmjobs.contracts.instructions import PrepareConfig
 from nightshift import failures, settings
 from nightshift.code_version import code_version
 from nightshift.operators.job import JobOperator
+from nightshift.runners.local import LocalRunner
 from nightshift.runners.pods import refuse_unreachable
 
 
@@ -182,3 +185,40 @@ def test_a_pod_takes_the_credentials_of_a_connection_from_its_own_key_of_the_sec
     assert "LLMJOBS_STORAGE_OPTIONS" not in variables(None)
     reference = variables("archive/eu")["LLMJOBS_STORAGE_OPTIONS"].value_from.secret_key_ref
     assert (reference.name, reference.key) == ("nightshift-connections", "LLMJOBS_STORAGE_OPTIONS.archive-eu")
+
+
+def judged(key_variable: str) -> JobOperator:
+    judge = {"url": "http://vllm:8000/v1", "model": "grader", "key_variable": key_variable}
+    contract = {"owner": "tests", "quality": {"score": True, "judge": judge}}
+    config = PrepareConfig.from_mapping({"name": "rows", "source": "raw", "contract": contract}, origin="test")
+    return JobOperator(task_id="job", module="m", config=config)
+
+
+def test_a_pod_takes_the_key_of_a_judge_from_the_secret() -> None:
+    (found,) = [
+        one for one in judged("JUDGE_KEY").build_pod_request_obj(dry_run=True).spec.containers[0].env
+        if one.name == "JUDGE_KEY"
+    ]  # fmt: skip
+    assert found.value is None
+    reference = found.value_from.secret_key_ref
+    assert (reference.name, reference.key) == ("nightshift-connections", "JUDGE_KEY")
+
+
+@pytest.mark.parametrize(("name", "given"), [("JUDGE_KEY", True), ("AIRFLOW__CORE__FERNET_KEY", False)])
+def test_a_local_job_takes_the_key_of_a_judge_from_airflows_environment_and_no_secret_of_airflows_own(
+    monkeypatch: pytest.MonkeyPatch, name: str, given: bool
+) -> None:
+    seen: dict[str, str] = {}
+
+    def run(self: LocalRunner, container: Any, *, relaunches: int, secrets: dict[str, str]) -> None:
+        seen.update(secrets)
+
+    monkeypatch.setattr(LocalRunner, "run", run)
+    monkeypatch.setenv("JUDGE_KEY", "k-123")
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "f-456")
+    one = judged(name)
+    pod = one.build_pod_request_obj(dry_run=True)
+    monkeypatch.setattr(one, "build_pod_request_obj", lambda *_, **__: pod)
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="job", map_index=-1, try_number=1)
+    one._execute_locally(cast("Context", {"ti": ti}))
+    assert seen == ({"JUDGE_KEY": "k-123"} if given else {})
