@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,10 @@ from llmjobs.lake import Lake
 Write = Callable[..., None]
 
 
-@pytest.fixture(scope="module")
-def s3_options() -> Iterator[dict[str, Any]]:
-    """What reaches a real S3 server (moto's) on a free port of 127.0.0.1."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
-    finally:
-        server.stop()
+@pytest.fixture
+def s3_options(s3_endpoint: str) -> dict[str, Any]:
+    """What reaches the S3 server."""
+    return {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": s3_endpoint}}
 
 
 @pytest.fixture(params=["file", "memory", "s3"])
