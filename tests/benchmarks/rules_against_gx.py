@@ -9,7 +9,8 @@ fails. Great Expectations gets the short English expressions that find them, whi
 all that they know, Chinese too.
 
 The second comparison is of all that a verdict takes: imports, rules and `expectations.judge` on our side; imports and
-checkpoint on the other. Imports cost some seconds whatever the number of rows, so its target holds for a million.
+checkpoint on the other. Imports cost some seconds whatever the number of rows, and Great Expectations' context and suite
+half a second, a fifth of what it takes for 100,000 rows: the targets of both comparisons hold for a million.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def rule_figures(rows: int = ROWS) -> Iterable[Figure | Skipped]:
         ):
             ours = _measured(side, path)
             _check(ours["found"], planted, side)
-            target = RULES_TARGET if side == "expressible" else None
+            target = RULES_TARGET if side == "expressible" and rows >= 1_000_000 else None
             yield _figure(f"{what}, {rows:,} rows, CPU", ours["rules"], theirs["rules"], peer, target)
             if side == "all":
                 total = sum(ours[step] for step in ("imports", "rules", "verdict"))
