@@ -143,8 +143,11 @@ class EmbedderConfig(Strict):
         "probe of the machine finds faster, kept in the fingerprint",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
-    batch_size: int = Field(
-        default=8, ge=1, le=2048, description="Most texts of a forward pass or request; sorted by length first"
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=2048,
+        description="Most texts of a forward pass (empty: 64) or of a request (empty: 96); sorted by length first",
     )
     batch_tokens: int = Field(
         default=16_384, ge=1, description="Most tokens of a forward pass or request, padding included"
@@ -372,12 +375,13 @@ class Refused(Strict):
 
     document: str
     reason: str
+    source: str = ""
 
 
 class RefreshResult(JobResult):
     """Figures of one refresh.
 
-    Every document that the source lists is one of added, changed, unchanged, refused or deferred. A chunk of a changed
+    Every document that the sources list is one of added, changed, unchanged, refused, deferred, waiting or quarantined. A chunk of a changed
     document counts as changed where a new text took an old one's place.
 
     Attributes:
@@ -385,10 +389,17 @@ class RefreshResult(JobResult):
         changed: Whether the index differs from what it was before this run.
         active: Whether this generation answers questions now.
         documents: Documents that the index holds.
-        documents_refused: Not indexable (see `refused`); what the index held of them stays, the next run tries again.
+        documents_refused: Not indexable (see `refused`); what the index held of them stays, and they are tried again
+            as the config's `retry` says.
         documents_deferred: Left to another run that was there first, or gone since the plan.
+        documents_waiting: Failed now or before, and due for another try later.
+        documents_quarantined: Failed too often: tried again only when they change.
         texts_embedded: Texts that the model encoded, tries that were killed included.
         texts_cached: New chunks whose vector was there already.
+        tokens_embedded: Of those texts, as the model reads them.
+        cost: What a provider was paid, in the config's currency.
+        next_generation_id: The generation that is built beside the one that answers; 0 where none is.
+        next_documents: How many documents that one holds.
         vector_index: What was done about the HNSW index: ``kept``, ``built``, ``rebuilt`` or ``none``.
     """
 
@@ -416,6 +427,12 @@ class RefreshResult(JobResult):
     vector_index: Literal["none", "kept", "built", "rebuilt"]
     embedder: str
     dimensions: int
+    documents_waiting: int = 0
+    documents_quarantined: int = 0
+    tokens_embedded: int = 0
+    cost: float = 0.0
+    next_generation_id: int = 0
+    next_documents: int = 0
 
 
 class MeasureResult(RefreshResult):

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 
+from llmjobs.contracts.embeddings import EmbedConfig
 from llmjobs.database.connection import Connection
 from llmjobs.embeddings.chunker import Chunk
-from llmjobs.embeddings.model import Encoder, Vectors
+from llmjobs.embeddings.model import Encoder, TextRefused, Vectors
 
 logger = logging.getLogger(__name__)
 
 GROUP = 256
 """Texts that are encoded between two commits: what a kill can cost at most."""
+
+ALL_REFUSED = 32
+"""So many texts and none is taken: then the fault is not theirs, whatever the provider says."""
+
+
+@dataclass
+class Encoded:
+    """What became of texts that were not in the cache.
+
+    Attributes:
+        texts: How many were encoded.
+        refused: Hash of a text that the model refused -> why.
+    """
+
+    texts: int = 0
+    refused: dict[bytes, str] = field(default_factory=dict)
 
 
 def missing_hashes(connection: Connection, model_id: int, hashes: Iterable[bytes]) -> set[bytes]:
@@ -25,38 +43,46 @@ def missing_hashes(connection: Connection, model_id: int, hashes: Iterable[bytes
         where not exists (select from embedding_cache where model_id = %s and text_hash = wanted)
         """,
         [list(set(hashes)), model_id],
+        binary=True,
     ).fetchall()
-    return {bytes(row[0]) for row in rows}
+    return {row[0] for row in rows}
 
 
-def encode_into_cache(connection: Connection, model_id: int, run_id: int, chunks: list[Chunk], encoder: Encoder) -> int:
-    """Encode the texts of `chunks` (distinct, not cached) and commit their vectors group by group.
+def encode_into_cache(
+    connection: Connection, model_id: int, config: EmbedConfig, chunks: Mapping[bytes, Chunk], encoder: Encoder
+) -> Encoded:
+    """Encode texts (by their hash; none of them cached) and commit their vectors group by group.
 
     No transaction is open while the model works. Each group's vectors and the run's count of encoded texts are one
     commit, so the count says what was paid for, kills included.
 
-    Returns:
-        How many texts were encoded.
+    Raises:
+        JobError: The provider is in trouble.
+        TextRefused: It refuses everything, so no document is charged with it.
     """
     # The longest first, group by group: texts of like length meet in a batch, and nothing is padded for nothing.
-    chunks = sorted(chunks, key=lambda chunk: chunk.tokens, reverse=True)
-    done = 0
-    for group in _groups(chunks):
+    hashes = sorted(chunks, key=lambda one: chunks[one].tokens, reverse=True)
+    total = Encoded()
+    for group in _groups(hashes):
         started = time.perf_counter()
-        vectors = encoder.encode([chunk.embedded_text for chunk in group])
-        _store(connection, model_id, run_id, group, vectors)
-        done += len(group)
+        spent = encoder.usage.cost
+        reasons, vectors = _encoded(encoder, [chunks[one].embedded_text for one in group])
+        taken = {one: vectors[at] for at, one in enumerate(group) if at not in reasons}
+        tokens = sum(chunks[one].tokens for one in taken)
+        _store(connection, model_id, config, taken, tokens=tokens, cost=encoder.usage.cost - spent)
+        total.texts += len(taken)
+        total.refused.update((group[at], reason) for at, reason in reasons.items())
         rate = len(group) / max(time.perf_counter() - started, 1e-9)
-        logger.info("encoded %d of %d new texts, %.0f a second", done, len(chunks), rate)
-    return done
+        logger.info("encoded %d of %d new texts, %.0f a second", total.texts, len(chunks), rate)
+    return total
 
 
 def collect_garbage(connection: Connection, index_id: int, days: int) -> int:
-    """Delete vectors that are older than `days` and that no chunk uses; return how many."""
+    """Delete vectors that no chunk has used for `days`; return how many."""
     cursor = connection.execute(
         """
         delete from embedding_cache c
-        where created_on < current_date - %s::int
+        where used_on < current_date - %s::int
           and model_id in (select model_id from generation where index_id = %s)
           and not exists (select from chunk where chunk.text_hash = c.text_hash)
         """,
@@ -65,15 +91,42 @@ def collect_garbage(connection: Connection, index_id: int, days: int) -> int:
     return cursor.rowcount
 
 
-def _store(connection: Connection, model_id: int, run_id: int, chunks: list[Chunk], vectors: Vectors) -> None:
+def note_last_use(connection: Connection, model_id: int, hashes: list[bytes]) -> None:
+    """Keep the vectors of texts that leave an index for as long as new ones: a revert costs nothing."""
+    connection.execute(
+        "update embedding_cache set used_on = current_date"
+        " where model_id = %s and text_hash = any(%s) and used_on < current_date",
+        [model_id, hashes],
+    )
+
+
+def _encoded(encoder: Encoder, texts: list[str]) -> tuple[dict[int, str], Vectors]:
+    """Return reasons by position of what was refused, and all vectors, (texts, dimensions)."""
+    try:
+        return {}, encoder.encode(texts)
+    except TextRefused as error:
+        if len(error.reasons) == len(texts) >= ALL_REFUSED:
+            raise
+        return error.reasons, error.vectors
+
+
+def _store(
+    connection: Connection,
+    model_id: int,
+    config: EmbedConfig,
+    vectors: Mapping[bytes, Vectors],
+    *,
+    tokens: int,
+    cost: float,
+) -> None:
     with connection.transaction(), connection.cursor() as cursor:
         # One staging table a session, not one a group: each new table is dead weight in the catalogue.
         cursor.execute("create temp table if not exists new_vector (text_hash bytea, embedding vector)")
         cursor.execute("truncate new_vector")
         with cursor.copy("copy new_vector from stdin with (format binary)") as copy:
             copy.set_types(["bytea", "vector"])
-            for chunk, vector in zip(chunks, vectors, strict=True):
-                copy.write_row((chunk.text_hash, vector))
+            for row in vectors.items():
+                copy.write_row(row)
         # Another shard may have encoded the same text meanwhile. In order, so that two such never deadlock.
         cursor.execute(
             """
@@ -84,11 +137,19 @@ def _store(connection: Connection, model_id: int, run_id: int, chunks: list[Chun
             [model_id],
         )
         cursor.execute(
-            "update refresh_run set texts_embedded = texts_embedded + %s where run_id = %s", [len(chunks), run_id]
+            "update refresh_run set texts_embedded = texts_embedded + %s, tokens_embedded = tokens_embedded + %s"
+            " where run_id = %s",
+            [len(vectors), tokens, config.run_id],
         )
+        if cost:
+            cursor.execute(
+                "insert into refresh_cost as c values (%s, %s, %s)"
+                " on conflict (run_id, shard) do update set cost = c.cost + excluded.cost",
+                [config.run_id, config.shard, cost],
+            )
 
 
-def _groups(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
-    remaining = iter(chunks)
+def _groups(hashes: list[bytes]) -> Iterator[list[bytes]]:
+    remaining = iter(hashes)
     while group := list(islice(remaining, GROUP)):
         yield group

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
-from typing import Any, Literal, cast
 
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
-from llmjobs.contracts.embeddings import FinaliseConfig, RefreshResult, Refused
+from llmjobs.contracts.embeddings import FinaliseConfig, RefreshResult
 from llmjobs.contracts.errors import BadConfig, JobError
 from llmjobs.database.connection import Connection, connect
 from llmjobs.embeddings.cache import collect_garbage
-from llmjobs.embeddings.generations import (
-    Generation,
-    activate,
-    active_generation,
-    drop_retired,
-    generation,
-    index_version,
-    lock_index,
-)
+from llmjobs.embeddings.closing import Counts, Run, VectorIndex, close, plan_counts
+from llmjobs.embeddings.generations import Generation, find_index, generation
+from llmjobs.embeddings.runs import finished_result
 from llmjobs.results import main
 
 logger = logging.getLogger(__name__)
@@ -35,24 +26,10 @@ Measured with pgvector 0.8.5, 20,000 vectors of 384 dimensions: build 0.24 ms a 
 deleted vector 7 to 12.
 """
 
-REFUSED_SHOWN = 20
-
 _LOCK_CLASS = 0x484E5357  # "HNSW"
 
 _MIB = 2**20
 _LEAST_BUILD_MIB, _MOST_BUILD_MIB = 64, 1024
-
-VectorIndex = Literal["none", "kept", "built", "rebuilt"]
-
-
-@dataclass(frozen=True)
-class _Run:
-    run_id: int
-    generation_id: int
-    state: str
-    documents_unchanged: int
-    texts_embedded: int
-    result: dict[str, Any] | None
 
 
 def run(config: FinaliseConfig) -> RefreshResult:
@@ -68,64 +45,54 @@ def finalise(connection: Connection, config: FinaliseConfig) -> RefreshResult:
         BadConfig: There is no such run.
         JobError: Documents of the plan are still open: their shards must run first.
     """
-    this, target = _read(connection, config)
-    if this.result is not None:
-        return RefreshResult.model_validate(this.result)
-    counts = _counts(connection, this)
-    if counts["open"]:
+    before = finished_result(connection, config.name, config.run_id)
+    if before is not None:
+        return before
+    this = _read(connection, config)
+    counts = plan_counts(connection, this.run_id)
+    still_open = sum(one["open"] for one in counts.values())
+    if still_open:
         raise JobError(
-            f"{config.name}: {counts['open']} documents of run {this.run_id} are still open: clear the failed embed "
+            f"{config.name}: {still_open} documents of run {this.run_id} are still open: clear the failed embed "
             "tasks, which go on where they were"
         )
-    changed_vectors = counts["chunks_added"] + counts["chunks_changed"] + counts["chunks_deleted"]
-    must_look = bool(changed_vectors) or target.state == "building" or not target.vectors_at_build
-    vector_index = _keep_vector_index_alone(connection, target, counts) if must_look else "kept"
-    with connection.transaction():
-        lock_index(connection, config.name)
-        result = _close(connection, config, this, counts, vector_index)
-    if changed_vectors:
-        removed = collect_garbage(connection, target.index_id, config.cache_days)
+    looked_after = _look_after(connection, this, counts)
+    result = close(connection, config, this, counts, looked_after)
+    if result.chunks_added or result.chunks_changed or result.chunks_deleted:
+        index_id = find_index(connection, config.name)
+        assert index_id is not None
+        removed = collect_garbage(connection, index_id, config.cache_days)
         logger.info("%d vectors left the cache: unused for %d days", removed, config.cache_days)
     logger.info("%s", result.model_dump_json())
     return result
 
 
-def _read(connection: Connection, config: FinaliseConfig) -> tuple[_Run, Generation]:
+def _read(connection: Connection, config: FinaliseConfig) -> Run:
     row = connection.execute(
         """
-        select run_id, generation_id, state, documents_unchanged, texts_embedded, result
+        select run_id, generation_id, texts_embedded, tokens_embedded
         from refresh_run join search_index using (index_id) where run_id = %s and name = %s
         """,
         [config.run_id, config.name],
     ).fetchone()
-    this = _Run(*row) if row else None
-    target = generation(connection, this.generation_id) if this else None
-    if this is None or (target is None and this.result is None):
+    this = Run(*row) if row else None
+    if this is None or generation(connection, this.generation_id) is None:
         raise BadConfig(f"{config.name}: run {config.run_id} is not in the database or was replaced: start a new run")
-    return this, cast(Generation, target)
+    return this
 
 
-def _counts(connection: Connection, this: _Run) -> dict[str, int]:
-    """Sum up the plan."""
-    cursor = connection.execute(
-        """
-        select count(*) filter (where outcome is null) as open,
-            count(*) filter (where outcome = 'published' and operation = 'add') as documents_added,
-            count(*) filter (where outcome = 'published' and operation = 'change') as documents_changed,
-            count(*) filter (where outcome = 'published' and operation = 'delete') as documents_deleted,
-            count(*) filter (where outcome = 'refused') as documents_refused,
-            count(*) filter (where outcome in ('superseded', 'vanished')) as documents_deferred,
-            coalesce(sum(chunks_added), 0) as chunks_added,
-            coalesce(sum(chunks_changed), 0) as chunks_changed,
-            coalesce(sum(chunks_deleted), 0) as chunks_deleted
-        from refresh_plan where run_id = %s
-        """,
-        [this.run_id],
-    )
-    row = cursor.fetchone()
-    assert row is not None
-    assert cursor.description is not None
-    return {column.name: int(value) for column, value in zip(cursor.description, row, strict=True)}
+def _look_after(connection: Connection, this: Run, counts: Counts) -> dict[int, VectorIndex]:
+    """Look after the vector index of each generation that changed."""
+    done: dict[int, VectorIndex] = {}
+    for generation_id in {this.generation_id, *counts}:
+        target = generation(connection, generation_id)
+        if target is None:
+            continue
+        own = counts[generation_id]
+        changed = own["chunks_added"] + own["chunks_changed"] + own["chunks_deleted"]
+        must_look = bool(changed) or target.state == "building" or not target.vectors_at_build
+        done[generation_id] = _keep_vector_index_alone(connection, target, own) if must_look else "kept"
+    return done
 
 
 # --- the vector index
@@ -231,93 +198,6 @@ def _worth_rebuilding(connection: Connection, target: Generation, inserted: int,
     assert row is not None
     base = max(int(row[2] or 0), 1)
     return bool(row[0] > REBUILD_INSERTED_SHARE * base or row[1] > REBUILD_DELETED_SHARE * base)
-
-
-# --- the closing transaction
-
-
-def _close(
-    connection: Connection, config: FinaliseConfig, this: _Run, counts: dict[str, int], vector_index: VectorIndex
-) -> RefreshResult:
-    """Swap generations where this run filled a new one, write the result, and clear the plan."""
-    target = generation(connection, this.generation_id)
-    if target is None or target.state == "retired":
-        raise BadConfig(f"{config.name}: another run replaced the generation of run {this.run_id}: start a new run")
-    drop_retired(connection, target.index_id)
-    swapped = _swap(connection, config, target, counts)
-    result = _result(connection, config, this, target, counts, vector_index=vector_index, swapped=swapped)
-    connection.execute(
-        "update refresh_run set state = 'done', finished_at = now(), result = %s where run_id = %s",
-        [Jsonb(result.model_dump(mode="json")), this.run_id],
-    )
-    connection.execute("delete from refresh_plan where run_id = %s", [this.run_id])
-    return result
-
-
-def _swap(connection: Connection, config: FinaliseConfig, target: Generation, counts: dict[str, int]) -> bool:
-    """Let a newly filled generation answer; return whether it does so since now."""
-    if target.state != "building":
-        return False
-    incomplete = counts["documents_refused"] + counts["documents_deferred"]
-    if incomplete and active_generation(connection, config.name):
-        logger.warning(
-            "%s: %d documents are missing from the new generation, so the old one goes on answering",
-            config.name,
-            incomplete,
-        )
-        return False
-    activate(connection, target)
-    return True
-
-
-def _result(
-    connection: Connection,
-    config: FinaliseConfig,
-    this: _Run,
-    target: Generation,
-    counts: dict[str, int],
-    *,
-    vector_index: VectorIndex,
-    swapped: bool,
-) -> RefreshResult:
-    row = connection.execute(
-        """
-        select (select count(*) from document_state where generation_id = %(id)s),
-               (select count(*) from chunk where generation_id = %(id)s)
-        """,
-        {"id": target.generation_id},
-    ).fetchone()
-    assert row is not None
-    documents, chunks = int(row[0]), int(row[1])
-    new = counts["chunks_added"] + counts["chunks_changed"]
-    changed = sum(counts[f"documents_{what}"] for what in ("added", "changed", "deleted"))
-    return RefreshResult(
-        name=config.name,
-        version=index_version(connection, target),
-        changed=bool(changed) or swapped,
-        run_id=this.run_id,
-        generation_id=target.generation_id,
-        active=swapped or target.state == "active",
-        documents=documents,
-        documents_unchanged=this.documents_unchanged,
-        refused=_refused(connection, this.run_id),
-        chunks=chunks,
-        chunks_unchanged=chunks - new,
-        texts_embedded=this.texts_embedded,
-        texts_cached=max(new - this.texts_embedded, 0),
-        vector_index=vector_index,
-        embedder=f"{target.model_settings['name']}@{str(target.model_settings['revision'])[:12]}",
-        dimensions=target.dimensions,
-        **{name: count for name, count in counts.items() if name != "open"},
-    )
-
-
-def _refused(connection: Connection, run_id: int) -> list[Refused]:
-    rows = connection.execute(
-        "select key, reason from refresh_plan where run_id = %s and outcome = 'refused' order by key limit %s",
-        [run_id, REFUSED_SHOWN],
-    ).fetchall()
-    return [Refused(document=key, reason=reason) for key, reason in rows]
 
 
 if __name__ == "__main__":

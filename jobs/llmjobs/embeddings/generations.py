@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 from llmjobs.contracts.base import digest
 from llmjobs.database.connection import Connection
 from llmjobs.embeddings.chunker import Chunker
+from llmjobs.embeddings.failures import retry_all
 from llmjobs.embeddings.model import Model
 
 _LOCK_CLASS = 0x454D42  # "EMB": first key of the advisory locks of this room
@@ -23,6 +24,7 @@ class Generation:
     Attributes:
         state: ``building``, ``active`` (it answers) or ``retired``.
         model_settings: What `llmjobs.contracts.embeddings.EmbedderConfig` is built from again.
+        chunker: Settings of the chunker that it was made with.
         fingerprint: Of the model and of the chunker, one after the other.
         vectors_at_build: How many vectors there were when the HNSW index was built; None where there is none.
     """
@@ -33,6 +35,7 @@ class Generation:
     state: str
     dimensions: int
     model_settings: dict[str, Any]
+    chunker: dict[str, Any]
     fingerprint: str
     vectors_at_build: int | None
 
@@ -48,8 +51,8 @@ class Generation:
 
 
 _SELECT = """
-    select generation_id, index_id, model_id, state, dimensions, settings, fingerprint || chunker_fingerprint,
-        vectors_at_build
+    select generation_id, index_id, model_id, state, dimensions, settings, chunker,
+        fingerprint || chunker_fingerprint, vectors_at_build
     from generation join embedding_model using (model_id) join search_index using (index_id)
 """
 
@@ -57,6 +60,12 @@ _SELECT = """
 def lock_index(connection: Connection, name: str) -> None:
     """Let one transaction at a time change which generations an index has; freed when the transaction ends."""
     connection.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK_CLASS, name])
+
+
+def find_index(connection: Connection, name: str) -> int | None:
+    """Return the id of the index `name`, if it has any run."""
+    row = connection.execute("select index_id from search_index where name = %s", [name]).fetchone()
+    return int(row[0]) if row else None
 
 
 def active_generation(connection: Connection, name: str) -> Generation | None:
@@ -88,6 +97,20 @@ def ensure_generation(connection: Connection, name: str, model: Model, chunker: 
         connection.execute("update generation set state = 'building' where generation_id = %s", [found.generation_id])
         return generation(connection, found.generation_id) or found
     return found
+
+
+def other_followers(connection: Connection, wanted: Generation) -> list[Generation]:
+    """Return the generations that a run brings up to date beside the `wanted` one: the active and the former.
+
+    Others that were being built are given up, as the config no longer asks for them.
+    """
+    connection.execute(
+        "update generation set state = 'retired' where index_id = %s and state = 'building' and generation_id <> %s",
+        [wanted.index_id, wanted.generation_id],
+    )
+    where = "where index_id = %s and state in ('active', 'former') and generation_id <> %s order by state"
+    values = [wanted.index_id, wanted.generation_id]
+    return [Generation(*row) for row in connection.execute((_SELECT + where).encode(), values).fetchall()]
 
 
 def activate(connection: Connection, chosen: Generation) -> None:
@@ -140,9 +163,10 @@ def index_version(connection: Connection, of: Generation) -> str:
 
 
 def _ensure_index(connection: Connection, name: str) -> int:
-    found = connection.execute("select index_id from search_index where name = %s", [name]).fetchone()
-    found = found or _returned(connection, "insert into search_index (name) values (%s) returning index_id", [name])
-    return int(found[0])
+    found = find_index(connection, name)
+    if found is not None:
+        return found
+    return int(_returned(connection, "insert into search_index (name) values (%s) returning index_id", [name])[0])
 
 
 def _ensure_model(connection: Connection, model: Model) -> int:
@@ -173,6 +197,7 @@ def _create(connection: Connection, index_id: int, model_id: int, chunker: Chunk
     )
     created = generation(connection, int(row[0]))
     assert created is not None
+    retry_all(connection, index_id)
     # Vectors stay in the row: out of line (the type's default) each distance would be a second look-up.
     connection.execute(
         sql.SQL(
@@ -186,6 +211,7 @@ def _create(connection: Connection, index_id: int, model_id: int, chunker: Chunk
             """
         ).format(created.table, sql.Literal(created.dimensions))
     )
+    connection.execute("select open_to_search(%s)", [created.generation_id])
     return created
 
 

@@ -18,6 +18,7 @@ from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.database.connection import Connection, connect
 from llmjobs.embeddings.generations import Generation, generation
 from llmjobs.embeddings.recall import measured_recall
+from llmjobs.embeddings.runs import finished_result
 from llmjobs.embeddings.table_checks import check_tables
 from llmjobs.mlflow_server import Reached, reach
 from llmjobs.results import main
@@ -94,13 +95,10 @@ def mirrored(result: MeasureResult) -> MeasureResult:
 
 
 def _refreshed(connection: Connection, config: MeasureConfig) -> RefreshResult:
-    row = connection.execute(
-        "select result from refresh_run join search_index using (index_id) where run_id = %s and name = %s",
-        [config.run_id, config.name],
-    ).fetchone()
-    if row is None or row[0] is None:
+    found = finished_result(connection, config.name, config.run_id)
+    if found is None:
         raise BadConfig(f"{config.name}: run {config.run_id} is not in the database, or was not finished")
-    return RefreshResult.model_validate(row[0])
+    return found
 
 
 def _lag_hours(connection: Connection, target: Generation) -> float:

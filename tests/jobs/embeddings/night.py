@@ -11,11 +11,22 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from llmjobs.contracts.embeddings import EmbedConfig, FinaliseConfig, PlanResult, RefreshConfig, RefreshResult
+from llmjobs.contracts.embeddings import (
+    EmbedConfig,
+    EmbedResult,
+    FinaliseConfig,
+    PlanResult,
+    RefreshConfig,
+    RefreshResult,
+)
+from llmjobs.contracts.errors import BadConfig
 from llmjobs.database.connection import Connection, connect
+from llmjobs.embeddings.documents.opened import opened
+from llmjobs.embeddings.documents.source import Source, Unreadable
 from llmjobs.embeddings.embed import embed
+from llmjobs.embeddings.embedders.tokens import TokenizerTokens
 from llmjobs.embeddings.finalise import finalise
-from llmjobs.embeddings.model import Vectors
+from llmjobs.embeddings.model import Purpose, TextRefused, Usage, Vectors
 from llmjobs.embeddings.plan import chunker_of, plan
 from llmjobs.lake import Lake
 
@@ -31,6 +42,7 @@ class CountingModel:
     encoded: list[str] = field(default_factory=list)
     loads: int = 0
     dimensions: int = DIMENSIONS
+    poison: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -41,18 +53,30 @@ class CountingModel:
         return f"{self.name}-{self.dimensions}-{self.max_tokens}"
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokens(self) -> TokenizerTokens:
         tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        return tokenizer
+        return TokenizerTokens(tokenizer)
 
-    def load(self) -> CountingModel:
+    @property
+    def usage(self) -> Usage:
+        return Usage()
+
+    def load(self, purpose: Purpose = "document") -> CountingModel:
         self.loads += 1
         return self
 
     def encode(self, texts: list[str]) -> Vectors:
-        self.encoded += texts
-        return np.stack([_bag_of_words(text, self.dimensions) for text in texts])
+        """Refuses texts that hold `poison`, as an encoder does: the others' vectors come along."""
+        refused = {at: "the provider will not have it" for at, text in enumerate(texts) if self._is_poison(text)}
+        self.encoded += [text for at, text in enumerate(texts) if at not in refused]
+        vectors = np.stack([_bag_of_words(text, self.dimensions) for text in texts])
+        if refused:
+            raise TextRefused(refused, vectors)
+        return vectors
+
+    def _is_poison(self, text: str) -> bool:
+        return bool(self.poison) and self.poison in text
 
 
 def _bag_of_words(text: str, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -72,6 +96,11 @@ class Night:
     url: str
     model: CountingModel
     config: RefreshConfig
+    models: dict[str, CountingModel] = field(default_factory=dict)
+    """By name, those of generations beside the wanted one."""
+
+    def __post_init__(self) -> None:
+        self.models.setdefault(self.model.name, self.model)
 
     def beside(self, name: str) -> Night:
         """Return an index of another name, with a folder of its own, in the same database."""
@@ -96,12 +125,23 @@ class Night:
             self.embed(connection, planned.run_id, work.shard, config)
         return self.finalise(connection, planned.run_id, config)
 
-    def plan(self, connection: Connection, config: RefreshConfig | None = None) -> PlanResult:
-        return plan(connection, config or self.config, self.lake, self.model)
+    def sources(self, config: RefreshConfig) -> list[Source]:
+        return opened(config, self.lake)
 
-    def embed(self, connection: Connection, run_id: int, shard: int, config: RefreshConfig | None = None) -> None:
-        values = (config or self.config).model_dump()
-        embed(connection, EmbedConfig(**values, run_id=run_id, shard=shard), self.lake, self.model)
+    def plan(self, connection: Connection, config: RefreshConfig | None = None) -> PlanResult:
+        config = config or self.config
+        return plan(connection, config, self.sources(config), self.model)
+
+    def embed(
+        self, connection: Connection, run_id: int, shard: int, config: RefreshConfig | None = None
+    ) -> EmbedResult:
+        shards = EmbedConfig(**(config or self.config).model_dump(), run_id=run_id, shard=shard)
+        return embed(connection, shards, self.sources(shards), self.model, self.reopen)
+
+    def reopen(self, settings: dict[str, Any]) -> CountingModel:
+        if settings["name"] not in self.models:
+            raise BadConfig(f"model {settings['name']} is not there")
+        return self.models[settings["name"]]
 
     def finalise(self, connection: Connection, run_id: int, config: RefreshConfig | None = None) -> RefreshResult:
         return finalise(connection, FinaliseConfig(**(config or self.config).model_dump(), run_id=run_id))
@@ -121,16 +161,29 @@ def check_sound(connection: Connection, night: Night) -> None:
 
 
 def _check_documents(connection: Connection, night: Night, generation_id: int) -> None:
-    paths = night.folder.rglob("*.md")
-    on_disk = {p.relative_to(night.folder).as_posix(): hashlib.sha256(p.read_bytes()).digest() for p in paths}
+    """The index holds what the sources have now, but for documents that failed: these may be as they were."""
     indexed = connection.execute(
-        "select key, content_hash from document_state join document using (document_id) where generation_id = %s",
+        "select source, key, content_hash from document_state join document using (document_id)"
+        " where generation_id = %s",
         [generation_id],
     ).fetchall()
-    assert dict(indexed) == on_disk
-    assert len(indexed) == len(on_disk)
+    failed = connection.execute("select source, key from document_failure").fetchall()
+    held = {(source, key): content for source, key, content in indexed if (source, key) not in failed}
+    assert held == {name: content for name, content in listed(night).items() if name not in failed}
     stateless = "document d where not exists (select from document_state s where s.document_id = d.document_id)"
     assert _count(connection, stateless) == 0
+    assert _count(connection, "refresh_source join refresh_run using (run_id) where state = 'done'") == 0
+    assert _count(connection, "refresh_container join refresh_run using (run_id) where state = 'done'") == 0
+
+
+def listed(night: Night) -> dict[tuple[str, str], bytes]:
+    """Return the hash of every document that the sources have, by source and key."""
+    found = {}
+    for source in night.sources(night.config):
+        for _, documents in source.hashes(source.scan(full=True).stamps):
+            if not isinstance(documents, Unreadable):
+                found.update({(source.name, key): content for key, content in documents.items()})
+    return found
 
 
 def _check_vectors(connection: Connection, generation_id: int) -> None:
@@ -140,7 +193,7 @@ def _check_vectors(connection: Connection, generation_id: int) -> None:
     assert _count(connection, f"{vectors} join chunk c using (chunk_id, document_id)") == chunks
     # The vector that is served is the one that was encoded from this very text, by this model.
     cached = "join embedding_cache e using (text_hash) join generation g using (generation_id, model_id)"
-    served = f"{vectors} join chunk c using (chunk_id) {cached} where e.embedding = v.embedding"
+    served = f"{vectors} join chunk c using (chunk_id, tenant) {cached} where e.embedding = v.embedding"
     assert _count(connection, served) == chunks
     gaps = """
         (select document_id, count(*) n, count(distinct ordinal) d, max(ordinal) m from chunk
@@ -160,7 +213,7 @@ def _check_texts(connection: Connection, night: Night, generation_id: int) -> No
     chunker = chunker_of(night.config, night.model)
     for path in night.folder.rglob("*.md"):
         key, text = path.relative_to(night.folder).as_posix(), path.read_text()
-        expected = [(key, one.start_char, one.end_char, one.content) for one in chunker.chunks(text, markdown=True)]
+        expected = [(key, one.start_char, one.end_char, one.content) for one in chunker.chunks(text, form="markdown")]
         assert held.get(key, []) == expected
         assert all(text[start:end] == content for _, start, end, content in expected)
 

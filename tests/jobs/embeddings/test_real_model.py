@@ -15,6 +15,7 @@ import yaml
 from llmjobs.contracts.embeddings import EmbedConfig, EmbedderConfig, FinaliseConfig, RefreshConfig, RefreshResult
 from llmjobs.database.connection import Connection, connect
 from llmjobs.embeddings import ask
+from llmjobs.embeddings.documents.opened import opened
 from llmjobs.embeddings.embed import embed
 from llmjobs.embeddings.finalise import finalise
 from llmjobs.embeddings.model import SentenceModel
@@ -43,15 +44,15 @@ def guide(
     """The guide, indexed as the night does it."""
     root = tmp_path_factory.mktemp("lake")
     shutil.copytree(GUIDE, root / "documents" / "guide")
-    lake, model = Lake(f"file://{root}"), SentenceModel(CONFIG.embedder)
+    sources, model = opened(CONFIG, Lake(f"file://{root}")), SentenceModel(CONFIG.embedder)
     with (
         new_database(postgres_server, template=database_name(migrated_database_url)) as url,
         connect(url) as connection,
     ):
-        planned = plan(connection, CONFIG, lake, model)
+        planned = plan(connection, CONFIG, sources, model)
         for work in planned.shards:
             config = EmbedConfig(**CONFIG.model_dump(), run_id=planned.run_id, shard=work.shard)
-            embed(connection, config, lake, model)
+            embed(connection, config, sources, model)
         result = finalise(connection, FinaliseConfig(**CONFIG.model_dump(), run_id=planned.run_id))
         yield Indexed(url, connection, result)
 

@@ -6,10 +6,9 @@ from threading import Barrier, Thread
 
 import pytest
 
-from llmjobs.contracts.embeddings import EmbedConfig, RefreshResult
+from llmjobs.contracts.embeddings import RefreshResult
 from llmjobs.contracts.errors import BadConfig, BadData, JobError
 from llmjobs.database.connection import Connection, connect
-from llmjobs.embeddings.embed import embed
 from tests.jobs.embeddings.night import CountingModel, Night, check_sound
 
 
@@ -79,8 +78,8 @@ def test_an_unchanged_night_writes_one_row(loaded: Night, connection: Connection
         own.execute("select pg_stat_force_next_flush()")
         own.execute("select 1")
         after = writes()
-    # The run's own record: inserted, then updated with its result.
-    assert (after[0] - before[0], after[1] - before[1]) == (2, 1)
+    # The run's own record: inserted, then updated with its result; and one more run since all was read.
+    assert (after[0] - before[0], after[1] - before[1]) == (3, 1)
 
 
 def test_a_changed_section_costs_one_text(loaded: Night, connection: Connection) -> None:
@@ -165,7 +164,7 @@ def test_a_mass_delete_is_refused_and_can_be_allowed(loaded: Night, connection: 
     for path in sorted(loaded.folder.glob("*.md"))[left:]:
         path.unlink()
     with pytest.raises(
-        BadData, match=rf"{12 - left} of 12 indexed documents are no longer in file://.*allow_mass_delete"
+        BadData, match=rf"{12 - left} of 12 indexed documents are no longer in source documents.*allow_mass_delete"
     ):
         loaded.refresh()
     assert connection.execute("select count(*) from document_state").fetchone() == (12,)
@@ -174,7 +173,8 @@ def test_a_mass_delete_is_refused_and_can_be_allowed(loaded: Night, connection: 
 
 
 def test_an_index_that_never_had_documents_says_where_to_put_them(night: Night) -> None:
-    with pytest.raises(BadData, match="documents/notes holds no document that can be read"):
+    night.folder.mkdir(parents=True)
+    with pytest.raises(BadData, match="source documents holds no document that can be read"):
         night.refresh()
 
 
@@ -289,7 +289,6 @@ def test_a_late_shard_does_not_undo_a_newer_run(loaded: Night, connection: Conne
     loaded.write(note03="# Note 3\n\nNewer.")
     loaded.refresh()
     encoded = len(loaded.model.encoded)
-    config = EmbedConfig(**loaded.config.model_dump(), run_id=late.run_id, shard=late.shards[0].shard)
-    assert embed(connection, config, loaded.lake, loaded.model).superseded == 1
+    assert loaded.embed(connection, late.run_id, late.shards[0].shard).superseded == 1
     assert len(loaded.model.encoded) == encoded
     check_sound(connection, loaded)
