@@ -9,8 +9,8 @@ fails. Great Expectations gets the short English expressions that find them, whi
 all that they know, Chinese too.
 
 The second comparison is of all that a verdict takes: imports, rules and `expectations.judge` on our side; imports and
-checkpoint on the other. Imports cost some seconds whatever the number of rows, and Great Expectations' context and suite
-half a second, a fifth of what it takes for 100,000 rows: the targets of both comparisons hold for a million.
+checkpoint on the other. Imports cost some seconds whatever the number of rows, and Great Expectations' context and
+suite half a second, a fifth of what it takes for 100,000 rows: the targets of both comparisons hold for a million.
 """
 
 from __future__ import annotations
