@@ -48,12 +48,12 @@ def figures(accounts: Accounts, verdict: Verdict, diff: Diff, config: PrepareCon
     read = accounts.read
     warned = [pl.col(flag) for flag in FLAGS if severities[flag] == "warn"]
     masked = [pl.col(flag) for flag in PII_FLAGS if severities[flag] == "mask"]
-    fixed = accounts.part.table("fixes")["row"].unique()
+    fixed = accounts.part.table("fixes", "row")["row"].unique()
     found = {
         **accounts.counts,
-        "fixed": read.with_row_index("row").filter(published & pl.col("row").is_in(fixed.implode())).height,
-        "warned": read.filter(published & pl.any_horizontal(warned)).height if warned else 0,
-        "masked": read.filter(published & pl.any_horizontal(masked)).height if masked else 0,
+        "fixed": int((read["end"].gather(fixed) == "published").sum()),
+        "warned": read.select((published & pl.any_horizontal(warned)).sum()).item() if warned else 0,
+        "masked": read.select((published & pl.any_horizontal(masked)).sum()).item() if masked else 0,
         "reasons": reasons(read, contract),
         "flags": {flag: int(read[flag].sum()) for flag in FLAGS},
         "files": files(accounts),
@@ -67,8 +67,8 @@ def figures(accounts: Accounts, verdict: Verdict, diff: Diff, config: PrepareCon
 
 def reasons(read: pl.DataFrame, contract: DataContract) -> dict[str, int]:
     """Return flag -> quarantined rows that have it, the most frequent first; a row can have several."""
-    refused = read.filter(pl.col("end") == "quarantined")
-    counts = {flag: int(refused[flag].sum()) for flag in refusing(contract)}
+    refused = pl.col("end") == "quarantined"
+    counts = read.select((pl.col(flag) & refused).sum() for flag in refusing(contract)).row(0, named=True)
     return dict(sorted(((r, n) for r, n in counts.items() if n), key=lambda item: (-item[1], item[0])))
 
 
@@ -206,7 +206,7 @@ def as_raw(row: dict[str, Any]) -> str:
 
 def rows_by_number(accounts: Accounts, numbers: pl.Series) -> pl.DataFrame:
     """Return some of the rows that no rule refused, with `parts.ROW_COLUMNS`."""
-    there = accounts.good.filter(pl.col("row").is_in(numbers.cast(pl.UInt32).implode()))
+    there = accounts.of_good("chunk").filter(pl.col("row").is_in(numbers.cast(pl.UInt32).implode()))
     found = [
         accounts.part.chunk_rows(int(str(chunk))).filter(pl.col("row").is_in(table["row"].implode()))
         for (chunk,), table in there.group_by("chunk")
@@ -225,9 +225,9 @@ class SetAside:
     def __init__(self, path: Path, accounts: Accounts) -> None:
         self._path = path
         self._writer: pq.ParquetWriter | None = None
-        names = pl.DataFrame({"kept_file": accounts.part.files}, schema={"kept_file": pl.String}).with_row_index("file")
-        places = accounts.read.select("file", kept_line="source_line").with_row_index("kept_row").join(names, on="file")
-        kept = accounts.repeats.join(places.drop("file"), on="kept_row", how="left")
+        names = pl.Series("kept_file", accounts.part.files, dtype=pl.String)
+        places = accounts.read.select("file", kept_line="source_line")[accounts.repeats["kept_row"]]
+        kept = accounts.repeats.with_columns(places["kept_line"], names.gather(places["file"]))
         gone = accounts.good.filter(pl.col("end").is_in(["duplicate", "left_out"])).select("row", "end")
         self._gone = gone.join(kept.rename({"dataset": "kept_in_dataset"}), on="row", how="left")
 
@@ -250,9 +250,9 @@ class SetAside:
 
 def repaired_parts(accounts: Accounts) -> Iterator[dict[str, Any]]:
     """Yield every repaired part with its text before and after, in reading order; of rows taken down none."""
-    places = accounts.read.with_row_index("row").filter(~pl.col("taken_down")).select("row", "file", "source_line")
     fixes = accounts.part.table("fixes").cast({"row": pl.UInt32})
-    for fix in fixes.join(places, on="row", maintain_order="left").iter_rows(named=True):
+    places = accounts.read.select("file", "source_line", "taken_down")[fixes["row"]]
+    for fix in fixes.hstack(places).filter(~pl.col("taken_down")).drop("taken_down").iter_rows(named=True):
         yield {**fix, "source_file": accounts.part.files[fix.pop("file")]}
 
 

@@ -13,7 +13,7 @@ from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions import evaluation
 from llmjobs.instructions.alike.leaks import leaking, refuse_leaks
 from llmjobs.instructions.alike.near import drop_near, near_pairs
-from llmjobs.instructions.alike.sides import SIDES, assign_sides, remembered
+from llmjobs.instructions.alike.sides import SIDE, SIDES, assign_sides, remembered
 from llmjobs.instructions.choice import mix, selection
 from llmjobs.instructions.identity import key_of, said
 from llmjobs.instructions.parts import Part
@@ -52,8 +52,8 @@ class Accounts:
         part: The rows themselves.
         read: One line for each row read, by its number: ``file``, ``source_line``, a boolean for each of `FLAGS`,
             ``quarantined``, ``end``.
-        good: One line for each row that no rule refused, by its number: `parts.GOOD_COLUMNS`, ``end``, ``side``
-            (of published rows), ``rank`` (of ranked train rows).
+        good: One line for each row that no rule refused, by its number: ``row``, ``end``, ``side`` (of published
+            rows), ``rank`` (of ranked train rows). What else is known of them stays on disk: `of_good`, `published`.
         repeats: Dropped rows: ``row``, ``kept_row`` (null: kept elsewhere), ``dataset`` (where), ``similarity``.
         leaks: Train or validation rows that match: ``row``, ``matches``.
         mixed: What the mix did with each source; empty without weights.
@@ -68,11 +68,19 @@ class Accounts:
     mixed: Sequence[mix.Share] = ()
     fractions: Sequence[Mapping[str, object]] = ()
 
+    def of_good(self, *columns: str) -> pl.DataFrame:
+        """Return `good` with some of `parts.GOOD_COLUMNS`."""
+        return pl.concat(_beside(self.good, self.part, columns))
+
+    def published(self, *columns: str) -> pl.DataFrame:
+        """Return ``row``, ``end``, ``side``, ``rank`` and some of `parts.GOOD_COLUMNS` of the published rows."""
+        return pl.concat(table.filter(_ALIVE) for table in _beside(self.good, self.part, columns))
+
     @property
     def counts(self) -> dict[str, int]:
         """Rows in, rows by where they went, and rows by side."""
         ends = dict(self.read["end"].value_counts().iter_rows())
-        sides = dict(self.good.filter(pl.col("end") == "published")["side"].value_counts().iter_rows())
+        sides = dict(self.good.select("side", "end").filter(_ALIVE)["side"].value_counts().iter_rows())
         names = {
             "published": "published",
             "quarantined": "quarantined",
@@ -84,21 +92,29 @@ class Accounts:
 
 
 class _Settling:
-    """The good rows of a run on their way; each step takes some of them to their end."""
+    """The good rows of a run on their way; each step takes some of them to their end.
+
+    In memory are a row's number, end and side only. Each step reads the columns that it needs from the part, chunk by
+    chunk: all of them together are some 150 bytes a row, and each copy of the table would be as many again.
+    """
 
     def __init__(self, part: Part, config: PrepareConfig, past: Past) -> None:
         self.part, self.contract, self.config, self.past = part, config.contract, config, past
-        self.good = part.table("good").with_columns(
-            end=pl.lit("published", dtype=ENDS), side=pl.lit(None, dtype=pl.String), rank=pl.lit(None, dtype=pl.UInt32)
+        self.good = part.table("good", "row").with_columns(
+            end=pl.lit("published", dtype=ENDS), side=pl.lit(None, dtype=SIDE), rank=pl.lit(None, dtype=pl.UInt32)
         )
         self.repeats: list[pl.DataFrame] = []
         self.pairs: pl.DataFrame | None = None
         self.taken_down = pl.Series("row", [], dtype=pl.UInt32)
         self.leaks = pl.DataFrame(schema={"row": pl.UInt32, "matches": pl.String})
 
-    @property
-    def alive(self) -> pl.DataFrame:
-        return self.good.filter(pl.col("end") == "published")
+    def alive(self, *columns: str) -> pl.DataFrame:
+        """Return `good` with some columns of the part: the rows that have come to no other end yet."""
+        return pl.concat(self._chunks(*columns))
+
+    def _chunks(self, *columns: str) -> Iterator[pl.DataFrame]:
+        """Yield the same, chunk by chunk."""
+        return (table.filter(_ALIVE) for table in _beside(self.good, self.part, columns))
 
     def settle(self, rows: pl.Series, end: str) -> None:
         """Take rows, by their numbers, to an end."""
@@ -107,13 +123,15 @@ class _Settling:
 
     def take_down(self) -> None:
         keys = key_of(pl.Series(sorted(self.past.taken_down), dtype=pl.String))
-        refused = self.part.table("refused")
-        without_text = refused.filter(pl.col("raw").is_null())["row"]
-        self.taken_down = without_text.cast(pl.UInt32)  # by the hash of their raw text
+        refused = pl.concat(
+            table.select("row", "row_key", without_text=pl.col("raw").is_null())
+            for table in self.part.tables("refused", "row", "row_key", "raw")
+        )
+        self.taken_down = refused.filter("without_text")["row"].cast(pl.UInt32)  # by the hash of their raw text
         if keys.is_empty():
             return
         listed = pl.col("row_key").is_in(keys.implode())
-        good = self.good.filter(listed)["row"]
+        good = pl.concat(table.filter(listed)["row"] for table in self.part.tables("good", "row", "row_key"))
         self.settle(good, "quarantined")
         # What a rule refused too must not lie about as raw text in the audit either.
         refused_too = refused.filter(listed)["row"].cast(pl.UInt32)
@@ -123,14 +141,20 @@ class _Settling:
         """Drop rows that say the same; of these the smallest ``row_id`` stays, of identical rows the first."""
         if not self.contract.dedupe.exact:
             return
-        repeated = self.alive.filter(pl.col("said_key").is_duplicated())
+        # 32 bits of each key tell nearly all rows that say what no other says, without a table of all keys.
+        quarter = (pl.col("said_key") & pl.lit(2**32 - 1, dtype=pl.Int128)).cast(pl.UInt32)
+        quarters = pl.concat(table.select("row", quarter=quarter) for table in self._chunks("said_key"))
+        perhaps = quarters.filter(pl.col("quarter").is_in(_repeated(quarters["quarter"]).implode()))["row"]
+        among = pl.col("row").is_in(perhaps.implode())
+        rows = pl.concat(table.filter(among) for table in self._chunks("said_key", "row_key"))
+        repeated = rows.filter(pl.col("said_key").is_duplicated())
         kept = pl.col("row").sort_by(*_by_id(), "row").first().over("said_key")
         table = repeated.with_columns(kept_row=kept).filter(pl.col("row") != pl.col("kept_row"))
         self._drop(table.select("row", "kept_row", similarity=pl.lit(1.0)))
 
     def drop_elsewhere(self) -> None:
         for name, keys in self.past.elsewhere.items():
-            table = self.alive.filter(pl.col("said_key").is_in(keys.implode()))
+            table = self.alive("said_key").filter(pl.col("said_key").is_in(keys.implode()))
             self._drop(table.select("row", dataset=pl.lit(name), similarity=pl.lit(1.0)))
 
     def find_near(self) -> None:
@@ -139,7 +163,7 @@ class _Settling:
         wanted += [self.contract.leaks.near_threshold] if self.contract.leaks.severity != "off" else []
         thresholds = [threshold for threshold in wanted if threshold is not None]
         if thresholds:
-            texts = _Texts(self.part, self.alive, self.past.evaluation)
+            texts = _Texts(self.part, self.alive("chunk"), self.past.evaluation)
             order = self._preferred()
             self.pairs = near_pairs(texts.batches(), texts.fetch, threshold=min(thresholds), preference=order)
             logger.info("%d pairs of rows are nearly the same", self.pairs.height)
@@ -158,63 +182,80 @@ class _Settling:
 
     def _preferred(self) -> pl.DataFrame:
         """Return ``row`` and ``rank`` of the rows that are alive: the longest answer first, then the smallest id."""
-        order = self.alive.sort(-pl.col("answer_characters").cast(pl.Int64), *_by_id(), "row")
+        rows = self.alive("answer_characters", "row_key")
+        order = rows.sort(-pl.col("answer_characters").cast(pl.Int64), *_by_id(), "row")
         return order.select("row").with_row_index("rank")
 
     def take_sides(self) -> None:
         """Give each row its side; near-duplicates that go take part, so that what replaces a row inherits its side."""
-        keys = ("row_key", "group_key", "prompt_key", "first_key")
-        rows = self.good.filter(pl.col("end") != "quarantined").select("row", *keys)
+        keys = ["group_key", "prompt_key", "first_key"] + ["row_key"] * (self.past.sides is not None)
+        tables = _beside(self.good, self.part, keys)
+        rows = pl.concat(table.filter(pl.col("end") != "quarantined").select("row", *keys) for table in tables)
         known = None if self.past.sides is None else remembered(rows, self.past.sides)
         sides = assign_sides(rows, self.contract.split, known=known, pairs=self.pairs)
-        self._add("side", rows["row"], sides.cast(pl.String))
+        self._add("side", rows["row"], sides)
 
     def refuse_leaking(self) -> None:
         leaks = self.contract.leaks
         if leaks.severity == "off":
             return
         sets, threshold = self.past.evaluation.drop("text"), leaks.near_threshold
-        self.leaks = leaking(self.alive, self.pairs, sets=sets, near_threshold=threshold)
+        found = [leaking(rows, self.pairs, sets=sets, near_threshold=threshold) for rows in self._facing()]
+        self.leaks = pl.concat(found).unique().sort("row")
         if leaks.severity != "warn":
             self.settle(self.leaks["row"], "quarantined")
-            refuse_leaks(self.alive, self.pairs, sets=sets, near_threshold=threshold)
+            for rows in self._facing():
+                refuse_leaks(rows, self.pairs, sets=sets, near_threshold=threshold)
+
+    def _facing(self) -> Iterator[pl.DataFrame]:
+        """Yield rows that may leak: all that are held out, each time with some of the train rows.
+
+        Whether a train row leaks depends on no other train row.
+        """
+        keys = ("first_key", "prompt_key", "group_key")
+        train = pl.col("side") == "train"
+        held = pl.concat(rows.filter(~train) for rows in self._chunks(*keys))
+        waiting = [held]
+        for rows in self._chunks(*keys):
+            waiting.append(rows.filter(train))
+            if sum(table.height for table in waiting[1:]) >= _ROWS_AT_ONCE:
+                yield pl.concat(waiting)
+                waiting = [held]
+        yield pl.concat(waiting)
 
     def choose(self) -> tuple[Sequence[mix.Share], Sequence[Mapping[str, object]]]:
         """Rank the train rows, and leave out those that a mix or a budget has no room for."""
         quality = self.contract.quality
         fractions: Sequence[Mapping[str, object]] = ()
         if quality.score:
-            train = self._train()
+            train = self._train("row_key", "features", "score", "characters", "tokens", "language", "topic")
             train = train.with_columns(selection.clusters(train), pl.col("language", "topic").cast(pl.String))
             train = train.with_columns(selection.rank(train, diversity=quality.diversity))
             self._add("rank", train["row"], train["rank"])
             fractions = selection.fractions(train)
         shares: Sequence[mix.Share] = ()
         if any(source.weight for source in self.config.inputs):
-            shares = mix.shares(self._train(), self.config.inputs)
-            train = self._train()
+            train = self._train("source", "row_key")
+            shares = mix.shares(train, self.config.inputs)
             self.settle(train.filter(mix.left_out(train, self.config.inputs))["row"], "left_out")
-            train = self._train()
             if quality.score:
+                train = self._train("source")
                 self._add("rank", train["row"], mix.interleaved(train))
         if quality.budget is not None:
-            train = self._train().with_columns(pl.col("language").cast(pl.String))
+            train = self._train("tokens", "characters", "language").with_columns(pl.col("language").cast(pl.String))
             self.settle(train.filter(~selection.within_budget(train, quality.budget))["row"], "left_out")
         return shares, fractions
 
     def accounts(self, shares: Sequence[mix.Share], fractions: Sequence[Mapping[str, object]]) -> Accounts:
-        read = self.part.table("read").with_row_index("row")
-        ended = read.join(self.good.select("row", "end"), on="row", how="left", maintain_order="left")
-        read = ended.with_columns(
-            end=pl.col("end").fill_null(pl.lit("quarantined", dtype=ENDS)),
-            leak=pl.col("row").is_in(self.leaks["row"].cast(pl.UInt32).implode()),
-            taken_down=pl.col("row").is_in(self.taken_down.implode()),
-        )
-        good = self.good.with_columns(
-            side=pl.when(pl.col("end") == "published").then(pl.col("side")),
-            rank=pl.when(pl.col("end") == "published").then(pl.col("rank")),
-        )
-        read = read.drop("row").with_columns(quarantined=pl.col("end") == "quarantined")
+        read = self.part.table("read")
+        ends = pl.Series("end", ["quarantined"], dtype=ENDS).new_from_index(0, read.height)
+        row = pl.int_range(pl.len(), dtype=pl.UInt32)
+        read = read.with_columns(
+            ends.scatter(self.good["row"], self.good["end"]),
+            leak=row.is_in(self.leaks["row"].cast(pl.UInt32).implode()),
+            taken_down=row.is_in(self.taken_down.implode()),
+        ).with_columns(quarantined=pl.col("end") == "quarantined")
+        good = self.good.with_columns(side=pl.when(_ALIVE).then("side"), rank=pl.when(_ALIVE).then("rank"))
         repeats = _resolved(pl.concat([pl.DataFrame(schema=_REPEATS), *self.repeats])).sort("row")
         return Accounts(self.part, read, good, repeats, self.leaks, shares, fractions)
 
@@ -226,16 +267,17 @@ class _Settling:
         self.repeats.append(table.select(columns))
         self.settle(table["row"], "duplicate")
 
-    def _train(self) -> pl.DataFrame:
-        return self.alive.filter(pl.col("side") == "train")
+    def _train(self, *columns: str) -> pl.DataFrame:
+        return pl.concat(table.filter(pl.col("side") == "train") for table in self._chunks(*columns))
 
     def _add(self, column: str, rows: pl.Series, values: pl.Series) -> None:
         """Set a column for some rows; the others keep what they have."""
-        table = pl.DataFrame({"row": rows, "value": values})
-        joined = self.good.join(table, on="row", how="left", maintain_order="left")
-        self.good = joined.with_columns(pl.coalesce("value", column).alias(column)).drop("value")
+        places = self.good["row"].search_sorted(rows)
+        self.good = self.good.with_columns(self.good[column].clone().scatter(places, values))
 
 
+_ALIVE = pl.col("end") == "published"
+_ROWS_AT_ONCE = 500_000
 _REPEATS = {"row": pl.UInt32, "kept_row": pl.UInt32, "dataset": pl.String, "similarity": pl.Float64}
 
 
@@ -287,6 +329,20 @@ def refuse_lost_rows(accounts: Accounts) -> None:
             f"of {accounts.part.rows} rows {nowhere} have no end, {ends} are accounted for, and {sides} of "
             f"{counts['published']} published ones have a side; nothing is published"
         )
+
+
+def _beside(good: pl.DataFrame, part: Part, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Yield the rows that no rule refused, chunk by chunk, with columns of the part beside those of `good`."""
+    begin = 0
+    for table in part.tables("good", "row", *columns):
+        yield good.slice(begin, table.height).hstack(table.drop("row"))
+        begin += table.height
+
+
+def _repeated(numbers: pl.Series) -> pl.Series:
+    """Return the numbers that are there more than once, each once."""
+    ordered = np.sort(numbers.to_numpy())
+    return pl.Series(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
 
 
 class _Texts:

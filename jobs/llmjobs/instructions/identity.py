@@ -40,7 +40,8 @@ def identify(rows: pl.DataFrame) -> pl.DataFrame:
     * ``first_key``: of the first prompt, but for white space and letter case
     * ``prompt_key``: the same; of a chat with several user turns of all of them, since chats that have nothing in
       common may open with the same greeting
-    * ``group_key``: of the conversation where the row names one, else `prompt_key`: never on two sides of a split
+    * ``group_key``: of the conversation where the row names one, else `prompt_key`: never on two sides of a split;
+      ``group_id`` (Binary, 16 bytes): the same, as it is published
 
     Args:
         rows: Columns of `tables.EXAMINED`: ``messages``, ``tools``, ``prompt``, ``conversation``, ``source``.
@@ -56,6 +57,7 @@ def identify(rows: pl.DataFrame) -> pl.DataFrame:
         first_key=_keys(firsts),
         prompt_key=_keys(prompts),
         group_key=_keys(groups),
+        group_id=_binary(groups[:, :_KEY_BYTES]),
     )
 
 
@@ -87,14 +89,6 @@ def key_of(ids: pl.Series) -> pl.Series:
     """Return the keys of hexadecimal ids, of rows or groups: of their first 32 digits."""
     joined = b"".join(ids.str.slice(0, 2 * _KEY_BYTES).str.decode("hex").to_list())
     return _keys(np.frombuffer(joined, dtype=np.uint8).reshape(-1, _KEY_BYTES))
-
-
-def hexadecimal(keys: pl.Series) -> pl.Series:
-    """Return keys as 32 hexadecimal digits: what `key_of` reads."""
-    low = pl.col("key") & pl.lit(2**64 - 1, dtype=pl.Int128)
-    halves = keys.to_frame("key").select(high=((pl.col("key") - low) // 2**64).cast(pl.Int64), low=low.cast(pl.UInt64))
-    both = np.stack([halves["high"].to_numpy().view("u8"), halves["low"].to_numpy()], axis=1).astype(">u8")
-    return _binary(both.view(np.uint8).reshape(-1, _KEY_BYTES)).bin.encode("hex")
 
 
 def _canonical(rows: pl.DataFrame) -> pl.Series:

@@ -26,7 +26,7 @@ from llmjobs.instructions.corrections import Corrections
 from llmjobs.instructions.ends import Accounts, Past, account_for
 from llmjobs.instructions.examined_files import examined, instruments_of
 from llmjobs.instructions.expectations import FIGURES, Verdict, judge
-from llmjobs.instructions.identity import hexadecimal, said, said_keys
+from llmjobs.instructions.identity import said, said_keys
 from llmjobs.instructions.parts import Part
 from llmjobs.instructions.problems import without_rows
 from llmjobs.instructions.published import SCHEMA, Published, SideWriter, version_of
@@ -214,8 +214,8 @@ def storage_options() -> dict[str, Any] | None:
 
 def published_keys(accounts: Accounts) -> pl.DataFrame:
     """Return one line a published row: what `diff.diff` compares."""
-    columns = ("row_key", "group_key", "side", "source", "topic", "label", "language", "characters")
-    return accounts.good.filter(pl.col("end") == "published").select(columns)
+    columns = ("row_key", "group_key", "source", "topic", "label", "language", "characters")
+    return accounts.published(*columns).drop("row", "end", "rank")
 
 
 def write_rows(folder: Path, audit_folder: Path, accounts: Accounts) -> str:
@@ -226,15 +226,14 @@ def write_rows(folder: Path, audit_folder: Path, accounts: Accounts) -> str:
     folder.mkdir()
     writers = {side: SideWriter(folder / f"{side}.parquet") for side in SIDES}
     aside = SetAside(audit_folder / "set_aside.parquet", accounts)
-    good = accounts.good.select("row", "end", "side", "rank", "group_key")
-    numbers = good["row"].to_numpy()
+    good, numbers = accounts.good, accounts.good["row"].to_numpy()
     for ordered in accounts.part.in_order():
         aside.add(ordered)
         # Rows are numbered in the order of `good`, so their places are looked up, which costs less than a join.
         places = good[np.searchsorted(numbers, ordered["row"].to_numpy())]
         texts = [pl.col(name).cast(pl.String) for name in ("source", "licence", "topic", "label", "language")]
         rows = ordered.hstack(places.drop("row")).filter(pl.col("end") == "published")
-        rows = rows.with_columns(pl.col("row_id").bin.encode("hex"), *texts, group_id=hexadecimal(rows["group_key"]))
+        rows = rows.with_columns(pl.col("row_id", "group_id").bin.encode("hex"), *texts)
         for side, writer in writers.items():
             writer.add(rows.filter(pl.col("side") == side))
     aside.close()

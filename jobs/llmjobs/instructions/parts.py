@@ -16,7 +16,7 @@ Arrow files are read without mapping them, so that they do not count as memory o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,13 +31,14 @@ BUCKETS = 32
 """Ranges of ids. A million rows are 31,000 in each, 16 million 500,000."""
 
 _ROWS_FOR_BUCKETS = 4096
-_ROWS_AT_ONCE = 100_000
+_ROWS_AT_ONCE = 50_000
+_ROWS_YIELDED = 20_000
 
 READ_FLAGS = (*RULES, *PII_FLAGS)
 
 ROW_COLUMNS = (
     "row", "row_id", "messages", "tools", "input", "source", "licence", "topic", "label", "language", "characters",
-    "tokens", "score", "source_file", "source_line",
+    "tokens", "score", "source_file", "source_line", "group_id",
 )  # fmt: skip
 """What is kept of a row that may be published."""
 
@@ -102,13 +103,18 @@ class Part:
         self.chunks += 1
         self.rows += read.height
 
-    def table(self, kind: str) -> pl.DataFrame:
-        """Return the table ``read``, ``good``, ``refused`` or ``fixes`` of all chunks.
+    def table(self, kind: str, *columns: str) -> pl.DataFrame:
+        """Return the table ``read``, ``good``, ``refused`` or ``fixes`` of all chunks, or only some of its columns.
 
         Raises:
             ValueError: There is no chunk.
         """
-        return pl.concat(self._read(kind, chunk) for chunk in range(self.chunks))
+        return pl.concat(self.tables(kind, *columns))
+
+    def tables(self, kind: str, *columns: str) -> Iterator[pl.DataFrame]:
+        """Yield the same, chunk by chunk."""
+        for chunk in range(self.chunks):
+            yield self._read(kind, chunk, columns)
 
     def chunk_rows(self, chunk: int) -> pl.DataFrame:
         """Return a chunk's rows, sorted by ``row_id``."""
@@ -116,12 +122,13 @@ class Part:
             return _frame(file.read_all())
 
     def in_order(self) -> Iterator[pl.DataFrame]:
-        """Yield all rows in the order of ``row_id``: at once where they are few, else bucket by bucket."""
+        """Yield all rows in the order of ``row_id``, `_ROWS_YIELDED` at a time, as whoever takes them makes copies."""
         if self.rows <= _ROWS_AT_ONCE:
-            yield pl.concat(self.chunk_rows(chunk) for chunk in range(self.chunks)).sort("row_id")
+            ordered = pl.concat(self.chunk_rows(chunk) for chunk in range(self.chunks)).sort("row_id")
+            yield from _slices(ordered)
             return
         for bucket in range(BUCKETS):
-            yield self.bucket_rows(bucket)
+            yield from _slices(self.bucket_rows(bucket))
 
     def bucket_rows(self, bucket: int) -> pl.DataFrame:
         """Return the rows of all chunks whose ids lie in a bucket, sorted by ``row_id``."""
@@ -149,9 +156,9 @@ class Part:
                 for begin, end in pairwise(borders):
                     writer.write_batch(whole.slice(begin, end - begin))
 
-    def _read(self, kind: str, chunk: int) -> pl.DataFrame:
+    def _read(self, kind: str, chunk: int, columns: Sequence[str] = ()) -> pl.DataFrame:
         with (self.folder / f"{chunk:06d}.{kind}.arrow").open("rb") as file:
-            return pl.read_ipc(file)
+            return pl.read_ipc(file, columns=list(columns) or None)
 
     def _rows_path(self, chunk: int) -> Path:
         return self.folder / f"{chunk:06d}.rows.arrow"
@@ -184,6 +191,11 @@ def _renumbered(part: Part, chunk: int, whole: Part) -> None:
     good = part._read("good", chunk).with_columns(rows, chunk=pl.lit(whole.chunks, dtype=pl.UInt32))  # noqa: SLF001
     whole._write("good", good)  # noqa: SLF001
     whole._write_rows(part.chunk_rows(chunk).with_columns(rows))  # noqa: SLF001
+
+
+def _slices(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Yield rows in frames; of no rows the empty frame, which has the columns."""
+    yield from rows.iter_slices(_ROWS_YIELDED) if rows.height else [rows]
 
 
 def _bucket() -> pl.Expr:

@@ -58,11 +58,12 @@ def test_every_row_has_one_end(rows: list[Any], contract: dict[str, Any], weight
         first = accounts_of(files, Path(folder, "one"), config)
         taken = frozenset(pl.concat(first.part.in_order())["row_id"].bin.encode("hex")[:1]) if down else frozenset()
         accounts = accounts_of(files, Path(folder, "two"), config, Past(taken_down=taken))
+        published = accounts.published("said_key", "prompt_key", "group_key")
     counts = accounts.counts
     assert counts["rows_in"] == len(rows) + len(rows[:4]) + 40
     assert counts["rows_in"] == sum(counts[end] for end in ("published", "quarantined", "duplicates", "left_out"))
     assert accounts.read["taken_down"].any() == down
-    published = accounts.good.filter(pl.col("end") == "published")
+    assert published["row"].to_list() == accounts.read["end"].eq("published").arg_true().to_list()
     assert published["side"].null_count() == 0
     assert (
         accounts.good.filter(pl.col("end") != "published")["side"].null_count()

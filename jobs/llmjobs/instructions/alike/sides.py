@@ -38,18 +38,18 @@ def assign_sides(
         pairs: As `near_pairs` returns them, of at least the similarity that must not straddle sides. Rows that are not
             in `rows` (dropped, or of evaluation sets) join nothing, but for telling which rows are equal.
     """
-    sides = rows.select("group_key", side=side_of_keys(rows["group_key"], split))
+    dealt = rows.select("group_key", side=side_of_keys(rows["group_key"], split))
     if known is None:
-        known = sides.clear()
+        known = dealt.clear()
     known = known.select("group_key", known=pl.col("side").cast(SIDE)).unique("group_key")
-    dealt = sides.join(known, on="group_key", how="left", maintain_order="left")
     links = _asking_the_same(rows)
     if pairs is not None and len(pairs):
         links = pl.concat([links, _near(rows, pairs)])
-    if len(links):
-        dealt = dealt.join(_of_components(links, known, split), on="group_key", how="left", maintain_order="left")
-        dealt = dealt.with_columns(side=pl.coalesce("together", "side"))
-    return dealt.select(pl.coalesce("known", "side").alias("side"))["side"]
+    for table in (_of_components(links, known, split), known.select("group_key", together="known")):
+        if len(table):
+            dealt = dealt.join(table, on="group_key", how="left", maintain_order="left")
+            dealt = dealt.select("group_key", side=pl.coalesce("together", "side"))
+    return dealt["side"]
 
 
 def remembered(rows: pl.DataFrame, published: pl.DataFrame) -> pl.DataFrame:
@@ -101,6 +101,10 @@ def _of_components(links: pl.DataFrame, known: pl.DataFrame, split: Split) -> pl
 
 def _asking_the_same(rows: pl.DataFrame) -> pl.DataFrame:
     """Return pairs of keys of groups whose prompts match, as ``row`` and ``other``."""
+    # A prompt that only rows of its own group ask, and ask first, joins nothing: most rows are so.
+    odd = pl.any_horizontal(pl.col("group_key", "first_key") != pl.col("prompt_key"))
+    prompts = rows.filter(odd).select("prompt_key", "first_key").unpivot()["value"].unique()
+    rows = rows.filter(pl.col("prompt_key").is_in(prompts.implode()))
     firsts = rows.group_by("prompt_key").agg(row=pl.col("group_key").min())
     # Of a chat of several questions the first may be all that another row asks.
     longer = rows.filter(pl.col("first_key") != pl.col("prompt_key")).select("group_key", prompt_key="first_key")

@@ -82,7 +82,6 @@ class Findings:
     ) -> None:
         self.config, self.contract, self.base = config, config.contract, base
         self.accounts, self.verdict, self.diff, self.figures = accounts, verdict, diff, figures
-        self.published = accounts.good.filter(pl.col("end") == "published")
         listed = pl.Series(sorted(taken_down), dtype=pl.String)
         self._hidden = dict(zip(key_of(listed), listed, strict=True))
         self.samples = self._samples()
@@ -228,7 +227,8 @@ class Findings:
 
     def _rows_of_keys(self, keys: Iterable[int]) -> dict[int, Row]:
         wanted = pl.Series(list(keys), dtype=pl.Int128)
-        there = self.published.filter(pl.col("row_key").is_in(wanted.implode())).select("row", "row_key")
+        published = self.accounts.published("row_key")
+        there = published.filter(pl.col("row_key").is_in(wanted.implode())).select("row", "row_key")
         rows = self._rows(there["row"])
         return {key: rows[row] for row, key in there.iter_rows()}
 
@@ -238,7 +238,8 @@ class Findings:
 
     def _lengths(self) -> Iterator[Lengths]:
         for unit in ("characters", "tokens"):
-            sides = {side: self.published.filter(pl.col("side") == side)[unit].drop_nulls() for side in SIDES}
+            rows = self.accounts.published(unit)
+            sides = {side: rows.filter(pl.col("side") == side)[unit].drop_nulls() for side in SIDES}
             there = {side: values for side, values in sides.items() if len(values)}
             bins = histogram(there) if there else None
             if bins is not None:
@@ -246,8 +247,9 @@ class Findings:
 
     def _mixes(self) -> Iterator[Mix]:
         for name in ("language", "topic", "label", "licence"):
-            if self.published[name].null_count() < self.published.height:
-                yield Mix(name, counts(self.published[name]))
+            values = self.accounts.published(name)[name]
+            if values.null_count() < values.len():
+                yield Mix(name, counts(values))
 
     def _repeated(self) -> Matches | None:
         repeats = self.accounts.repeats
@@ -311,7 +313,7 @@ class Findings:
         return QualityCurve(fractions, asked, kept)
 
     def _sources(self) -> Iterator[SourceShare]:
-        good = self.accounts.good
+        good = self.accounts.of_good("source", "licence")
         if good["source"].n_unique() < 2 and not self.config.sources and not good["licence"].drop_nulls().len():
             return
         weights = {source.name: source.weight for source in self.config.inputs}
@@ -335,7 +337,7 @@ class Findings:
         taken = self.accounts.read.with_row_index("row").filter("taken_down")["row"]
         if taken.is_empty():
             return
-        for table in (self.accounts.good, self.accounts.part.table("refused")):
+        for table in (self.accounts.of_good("row_key"), self.accounts.part.table("refused", "row", "row_key")):
             for key in table.filter(pl.col("row").is_in(taken.implode()))["row_key"].drop_nulls():
                 yield Removal(self._hidden[key], "on the takedown list")
 
