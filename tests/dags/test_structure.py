@@ -145,6 +145,24 @@ def test_refresh_maps_its_shards_and_finalises_once(dag: DAG) -> None:
     assert outlets(dag) == {"announce": [index_asset("guide")]}
 
 
+def test_a_dated_index_has_data_intervals(tmp_path: Path) -> None:
+    bundle = tmp_path / "dags"
+    shutil.copytree(Path(__file__).parents[2] / "dags", bundle, ignore=shutil.ignore_patterns("__pycache__"))
+    config = "name: dated\nschedule: 0 22 * * *\nsource: {url: 'documents/{date}'}\n"
+    (bundle / "configs/refresh_embeddings/dated.yaml").write_text(config, encoding="utf-8")
+    bag = BundleDagBag(bundle_path=bundle, bundle_name="dated", dag_folder=str(bundle / "refresh_embeddings.py"))
+    assert bag.import_errors == {}
+    found: Any = bag.dags["refresh_embeddings_dated"]
+    assert isinstance(found.timetable, CronDataIntervalTimetable)
+    assert list(found.task_dict["plan"].overrides) == ["interval_start", "interval_end"]
+    dealt = found.task_dict["deal"].python_callable(
+        {"run_id": 7, "shards": [{"shard": 1, "documents": 3}]}, {"interval_end": "now"}
+    )
+    assert dealt == [{"interval_end": "now", "run_id": 7, "shard": 1, "documents": 3}]
+    # One without dates keeps its plain schedule.
+    assert isinstance(bag.dags[REFRESH].timetable, CronTriggerTimetable)
+
+
 @pytest.mark.parametrize("dag", [TRAIN], indirect=True)
 def test_train_starts_from_the_dataset(dag: DAG) -> None:
     assert assets_in(dag.timetable) == {dataset_asset("tickets").uri}

@@ -381,8 +381,8 @@ class Refused(Strict):
 class RefreshResult(JobResult):
     """Figures of one refresh.
 
-    Every document that the sources list is one of added, changed, unchanged, refused, deferred, waiting or quarantined. A chunk of a changed
-    document counts as changed where a new text took an old one's place.
+    Every document that the sources list is one of added, changed, unchanged, refused, deferred, waiting or
+    quarantined. A chunk of a changed document counts as changed where a new text took an old one's place.
 
     Attributes:
         version: Digest of model, chunker and every document's hash: equal versions are equal indexes.
