@@ -6,20 +6,31 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from typing import Any
 
-from markdown_it import MarkdownIt
-from semantic_text_splitter import MarkdownSplitter, TextSplitter
-from tokenizers import Tokenizer
-
 from llmjobs.contracts.base import digest
+from llmjobs.embeddings.cutting.borders import borders
+from llmjobs.embeddings.cutting.pieces import Piece, pieces, ranks, smaller
+from llmjobs.embeddings.cutting.sections import Section, sections
+from llmjobs.embeddings.documents.source import Form
+from llmjobs.embeddings.embedders.tokens import TokenizerTokens, Tokens
 
-ALGORITHM = 1
-"""Raise it when the code below cuts or words chunks differently: every index is then rebuilt, from the cache where
-texts are equal."""
+ALGORITHM = 2
+"""Raise it when the code below, or what it cuts with, cuts or words chunks differently: every index is then rebuilt,
+from the cache where texts are equal."""
 
 HEADING_SEPARATOR = " > "
+
+_SURELY_LONG = 5
+"""Characters a token: a section with more for each token of a chunk is not counted whole first. It mostly has several
+chunks, and then every count of it whole is for nothing."""
+
+_SMALL = 2
+"""Characters a token: a paragraph with at most so many for each token of a chunk is no more divided."""
+
+_SPLIT_AT_SPACES = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
+_CHARACTERWISE = {"NoneType", "BertNormalizer", "Lowercase"}
 
 
 @dataclass(frozen=True)
@@ -49,51 +60,49 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class _Section:
-    """A stretch of text below one heading; `end` is where the next heading begins."""
+class _Head:
+    """What stands before the content of every chunk of a section.
 
-    path: tuple[str, ...]
-    start: int
-    end: int
+    Attributes:
+        path: The headings, for the reader.
+        text: Prefix and headings, or the last of these, for the model.
+        tokens: Of `text`, without the model's special tokens.
+    """
 
-
-@dataclass(frozen=True)
-class _Heading:
-    """One heading: its level (1 to 6), its words, and where its own line or lines begin and end."""
-
-    level: int
-    title: str
-    start: int
-    end: int
+    path: str
+    text: str
+    tokens: int
 
 
 class Chunker:
-    """Cuts along headings first, then along blocks and sentences where a section is too long.
+    """Cuts along headings first, then along paragraphs and sentences where a section is too long.
 
-    Sections never merge, so an edit leaves every chunk outside its own section as it was.
+    Sections never merge, so an edit leaves every chunk outside its own section as it was; within a section
+    `llmjobs.embeddings.cutting.borders` sees to it that few chunks change.
 
     Args:
-        tokenizer: The embedding model's own, without truncation.
+        tokens: Counts as the embedding model does.
         max_tokens: Most tokens of a chunk, everything included.
         prefix: Put before each embedded text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, prefix: str = "") -> None:
-        """Keep the settings; splitters are made per length as they are needed."""
-        self._tokenizer = tokenizer
+    def __init__(self, tokens: Tokens, *, max_tokens: int, prefix: str = "") -> None:
+        """Keep the settings."""
+        self._tokens = tokens
         self._max_tokens = max_tokens
         self._prefix = prefix
-        self._markdown = MarkdownIt("commonmark")
-        self._splitters: dict[tuple[int, bool], MarkdownSplitter | TextSplitter] = {}
+        self._adds_up = _adds_up(tokens)
+        (self._special,) = tokens.count([""])
+        self._heads: dict[tuple[str, ...], _Head] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that decides where borders fall, beside the tokenizer."""
+        """Everything that decides where borders fall."""
         return {
             "algorithm": ALGORITHM,
-            "splitter": f"semantic-text-splitter {version('semantic-text-splitter')}",
             "parser": f"markdown-it-py {version('markdown-it-py')}",
             "max_tokens": self._max_tokens,
+            "tokens": self._tokens.fingerprint,
         }
 
     @property
@@ -101,81 +110,108 @@ class Chunker:
         """Digest of `settings`."""
         return digest(self.settings)
 
-    def chunks(self, text: str, *, markdown: bool) -> list[Chunk]:
-        """Return the chunks of a document in order; together they hold every heading and all text."""
-        sections = self._sections(text) if markdown else [_Section((), 0, len(text))]
-        return [chunk for section in sections for chunk in self._cut(text, section, markdown)]
+    def chunks(self, text: str, *, form: Form = "markdown", title: str = "", whole: bool = False) -> list[Chunk]:
+        """Return the chunks of a document in order; together they hold every heading and all text but white space.
 
-    def count(self, text: str) -> int:
-        """Return the tokens of `text` as the model sees it, special tokens included."""
-        return len(self._tokenizer.encode(text).ids)
+        Args:
+            text: Of the document.
+            form: ``markdown`` is cut along its headings first, ``code`` at its lines.
+            title: Before every path of headings, where the text has no level-1 heading of its own.
+            whole: One chunk where it fits.
 
-    def _sections(self, text: str) -> Iterator[_Section]:
-        """Yield the stretches between headings, each with its path of headings."""
-        headings = self._headings(text)
-        yield _Section((), 0, headings[0].start if headings else len(text))
-        path: list[_Heading] = []
-        for heading, following in zip_longest(headings, headings[1:]):
-            path = [*(above for above in path if above.level < heading.level), heading]
-            end = following.start if following else len(text)
-            # The words of a heading are in its chunks' path. One that has neither text nor a heading below it would
-            # be lost, so it becomes a chunk itself.
-            bare = not text[heading.end : end].strip() and not (following and following.level > heading.level)
-            yield _Section(tuple(above.title for above in path), heading.start if bare else heading.end, end)
-
-    def _headings(self, text: str) -> list[_Heading]:
-        """Return the document's own headings; those inside quotes and lists belong to these."""
-        starts = [0, *(index + 1 for index, character in enumerate(text) if character == "\n"), len(text)]
-        tokens = self._markdown.parse(text)
+        Raises:
+            BadData: A single character is too long for the model.
+        """
+        all_of_it = Section((title,) if title else (), 0, len(text))
+        if whole and (fitting := self._fitting(text, [all_of_it])):
+            return list(fitting.values())
+        found = list(sections(text, title=title)) if form == "markdown" else [all_of_it]
+        fitting = self._fitting(text, found)
         return [
-            _Heading(int(token.tag[1:]), inline.content.strip(), starts[token.map[0]], starts[token.map[1]])
-            for token, inline in pairwise(tokens)
-            if token.type == "heading_open" and token.level == 0 and token.map is not None
+            chunk
+            for section in found
+            for chunk in ([fitting[section]] if section in fitting else self._cut(text, section, form))
         ]
 
-    def _cut(self, text: str, section: _Section, markdown: bool) -> Iterator[Chunk]:
-        body = text[section.start : section.end]
-        heading = HEADING_SEPARATOR.join(section.path)
-        if not body.strip():
-            return
-        head = self._head(section.path)
-        room = self._max_tokens - self.count(head)
-        for start, content in self._split(body, room, markdown, head):
-            begin = section.start + start
-            embedded = head + content
-            yield Chunk(heading, content, begin, begin + len(content), embedded, self.count(embedded))
+    def _fitting(self, text: str, found: list[Section]) -> dict[Section, Chunk]:
+        """Return the sections that are one chunk, with it; they are counted together."""
+        most = _SURELY_LONG * self._max_tokens
+        short = [one for one in found if text[one.start : one.end].strip() and one.end - one.start <= most]
+        candidates = [(one, Piece.of(text, one.start, one.end), self._head(one.path)) for one in short]
+        counts = self._tokens.count([head.text + text[piece.start : piece.end] for _, piece, head in candidates])
+        return {
+            section: _chunk(text, piece.start, piece.end, head, count)
+            for (section, piece, head), count in zip(candidates, counts, strict=True)
+            if count <= self._max_tokens
+        }
 
-    def _split(self, body: str, room: int, markdown: bool, head: str) -> list[tuple[int, str]]:
-        """Split with `room` tokens each; with less room while the whole is too long after all.
+    def _cut(self, text: str, section: Section, form: Form) -> Iterator[Chunk]:
+        found = list(pieces(text, section.start, section.end, form, small=_SMALL * self._max_tokens))
+        if found:
+            head = self._head(section.path)
+            yield from self._packed(text, found, head, self._max_tokens - self._special - head.tokens)
 
-        Tokens of two texts need not add up to those of both together.
-        """
-        while True:
-            parts = self._splitter(room, markdown).chunk_indices(body)
-            longest = max((self.count(head + content) for _, content in parts), default=0)
-            if longest <= self._max_tokens:
-                return parts
-            room -= longest - self._max_tokens
+    def _packed(self, text: str, found: list[Piece], head: _Head, room: int) -> Iterator[Chunk]:
+        """Yield chunks of whole pieces, of about `room` tokens at most; exactly `max_tokens` at most with the head."""
+        found, sizes = self._sized(text, found, room)
+        ranges = list(borders(sizes, ranks(text, found), room))
+        spans = [(found[first].start, found[last - 1].end) for first, last in ranges]
+        if self._adds_up and all(_is_apart(text, one, other) for one, other in pairwise(found)):
+            counts = [self._special + head.tokens + sum(sizes[first:last]) for first, last in ranges]
+        else:
+            counts = self._tokens.count([head.text + text[start:end] for start, end in spans])
+        for (first, last), (start, end), count in zip(ranges, spans, counts, strict=True):
+            if count <= self._max_tokens:
+                yield _chunk(text, start, end, head, count)
+                continue
+            # Tokens of two texts need not add up to those of both together.
+            rest = found[first:last] if last - first > 1 else list(smaller(text, found[first]))
+            yield from self._packed(text, rest, head, max(room - (count - self._max_tokens), 1))
 
-    def _splitter(self, room: int, markdown: bool) -> MarkdownSplitter | TextSplitter:
-        key = (room, markdown)
-        if key not in self._splitters:
-            kind = MarkdownSplitter if markdown else TextSplitter
-            self._splitters[key] = kind.from_huggingface_tokenizer(self._tokenizer, room)
-        return self._splitters[key]
+    def _sized(self, text: str, found: list[Piece], room: int) -> tuple[list[Piece], list[int]]:
+        """Return pieces of at most `room` tokens with their tokens; longer ones are divided."""
+        counts = self._tokens.count([text[piece.start : piece.end] for piece in found])
+        fit: list[Piece] = []
+        sizes: list[int] = []
+        for piece, count in zip(found, counts, strict=True):
+            size = count - self._special
+            if size <= room or piece.end - piece.start == 1:
+                fit.append(piece)
+                sizes.append(size)
+                continue
+            parts, part_sizes = self._sized(text, list(smaller(text, piece)), room)
+            fit += parts
+            sizes += part_sizes
+        return fit, sizes
 
-    def _head(self, path: tuple[str, ...]) -> str:
-        """Return what stands before a chunk's content: the path of headings, or its end where it is very long."""
-        for first in range(len(path)):
-            head = self._prefix + HEADING_SEPARATOR.join(path[first:]) + "\n\n"
-            if self.count(head) <= self._max_tokens // 2:
-                return head
-        return self._prefix
+    def _head(self, path: tuple[str, ...]) -> _Head:
+        """Return what stands before a section's content: the path of headings, or its end where it is very long."""
+        if path not in self._heads:
+            tails = [path[first:] for first in range(len(path))]
+            texts = [*(self._prefix + HEADING_SEPARATOR.join(tail) + "\n\n" for tail in tails), self._prefix]
+            counts = [count - self._special for count in self._tokens.count(texts)]
+            chosen = next(i for i, count in enumerate(counts) if count <= self._max_tokens // 2 or i == len(path))
+            self._heads[path] = _Head(HEADING_SEPARATOR.join(path), texts[chosen], counts[chosen])
+        return self._heads[path]
 
 
-def load_tokenizer(path: str) -> Tokenizer:
-    """Read a ``tokenizer.json``, with its truncation and padding off: lengths must be true ones."""
-    tokenizer = Tokenizer.from_file(path)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+def _chunk(text: str, start: int, end: int, head: _Head, tokens: int) -> Chunk:
+    content = text[start:end]
+    return Chunk(head.path, content, start, end, head.text + content, tokens)
+
+
+def _is_apart(text: str, piece: Piece, following: Piece) -> bool:
+    """Return whether every tokenizer that splits at spaces splits between two pieces."""
+    return any(character in " \n" for character in text[piece.end : following.start])
+
+
+def _adds_up(tokens: Tokens) -> bool:
+    """Return whether the tokens of texts with a space between them are those of all together.
+
+    So it is where a tokenizer looks at each word by itself (BERT's). It saves counting every text twice, which is most
+    of the work of cutting.
+    """
+    if not isinstance(tokens, TokenizerTokens):
+        return False
+    splitter, normaliser = tokens.tokenizer.pre_tokenizer, tokens.tokenizer.normalizer
+    return type(splitter).__name__ in _SPLIT_AT_SPACES and type(normaliser).__name__ in _CHARACTERWISE
