@@ -10,9 +10,11 @@ import json
 import sys
 import textwrap
 
+from llmjobs.contracts.embeddings import PUBLIC
 from llmjobs.contracts.errors import JobError
 from llmjobs.database.connection import connect
-from llmjobs.embeddings.search import Hit, search
+from llmjobs.embeddings.search import Hit, search_with_plan
+from llmjobs.embeddings.search.filters import parsed
 
 _WIDTH = 100
 
@@ -22,12 +24,25 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with connect() as connection:
-            hits = search(connection, options.index, options.question, options.k, within=options.within)
+            hits, plan = search_with_plan(
+                connection,
+                options.index,
+                options.question,
+                options.k,
+                tenants=options.tenant or [PUBLIC],
+                filter=parsed(options.filter),
+                mode=options.mode,
+                within=options.within,
+                source=options.source,
+                language=options.language,
+            )
     except JobError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     answer = json.dumps([hit.as_dict() for hit in hits], ensure_ascii=False) if options.json else render(hits)
     sys.stdout.write(answer + "\n")
+    if options.explain:  # beside the answer, which may be piped on
+        sys.stderr.write(json.dumps(plan.as_dict(), ensure_ascii=False) + "\n")
     return 0
 
 
@@ -57,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", default="guide", help="name of the index (default: guide)")
     parser.add_argument("-k", type=int, default=3, help="passages to show (default: 3)")
     parser.add_argument("--within", default="", help="only documents whose key begins so")
+    parser.add_argument("--source", default="", help="only documents of this source of the index")
+    parser.add_argument("--language", default="", help="only documents in this language (ISO 639 code)")
+    parser.add_argument("--tenant", action="append", help=f"whose documents; may be repeated (default: {PUBLIC})")
+    parser.add_argument("--filter", default="", help='on metadata, JSON: {"year": {"$gte": 2024}, "kind": "note"}')
+    parser.add_argument("--mode", choices=("hybrid", "vector", "text"), default="hybrid", help="default: hybrid")
+    parser.add_argument("--explain", action="store_true", help="print how it was found on standard error, as JSON")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of text")
     return parser
 

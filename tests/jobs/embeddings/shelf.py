@@ -1,56 +1,54 @@
-"""A source in memory that remembers what was read of it."""
+"""A small index made without a refresh: documents of several tenants, with metadata, one chunk each."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from typing import Any
 
-from llmjobs.embeddings.documents.source import Document, Place, Scan, Unreadable
+import numpy as np
+
+from llmjobs.database.connection import Connection
+from llmjobs.embeddings.generations import Generation
+from llmjobs.embeddings.search.exchange import Header, Maker, Row, load
+from tests.jobs.embeddings.night import DIMENSIONS, CountingModel
+
+INDEX = "shelf"
+
+Book = tuple[str, str, str, dict[str, Any]]
+"""Key, tenant, text, metadata."""
+
+BOOKS: list[Book] = [
+    ("fruit/apples", "public", "Apples grow on trees in the north.", {"kind": "fruit", "year": 2020, "fresh": True}),
+    ("fruit/pears", "public", "Pears grow on trees in the south.", {"kind": "fruit", "year": 2021}),
+    ("fruit/plums", "public", "Plums are blue and grow on trees.", {"kind": "fruit", "year": 2022, "fresh": False}),
+    ("stone/granite", "public", "Granite is a hard stone.", {"kind": "stone", "year": 2020.5}),
+    ("stone/chalk", "public", "Chalk is a soft white stone.", {"kind": "stone", "year": "2021"}),
+    ("secret/a", "tenant a", "The password of tenant a is zanzibar.", {"kind": "secret"}),
+    ("secret/b", 'b"; drop table chunk; --', "The password of tenant b is xylophone.", {"kind": "secret"}),
+]
 
 
-def page(container: str, key: str, text: str, **more: object) -> Document:
-    """Return a document whose hash follows from all of it."""
-    made = replace(Document(Place(container, key), b"", text, form="markdown"), **more)  # type: ignore[arg-type]
-    return replace(made, content_hash=hashlib.sha256(repr(made).encode()).digest())
+def rows_of(books: Iterable[Book], language: str = "en") -> Iterable[Row]:
+    model = CountingModel()
+    for key, tenant, text, metadata in books:
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        yield {
+            "source": "books", "key": key, "tenant": tenant, "language": language, "title": key.title(),
+            "metadata": metadata, "updated_at": None, "content_hash": digest, "ordinal": 0, "start_char": 0,
+            "end_char": len(text), "heading": "", "content": text, "text_hash": digest, "tokens": len(text.split()),
+            "embedding": model.encode([text])[0],
+        }  # fmt: skip
 
 
-@dataclass
-class Shelf:
-    """Containers with documents; `only` makes its listing an incremental one."""
+def put(connection: Connection, rows: Iterable[Row], index: str = INDEX, dimensions: int = DIMENSIONS) -> Generation:
+    model = CountingModel(dimensions=dimensions)
+    header = Header(index, Maker(model.fingerprint, model.settings, dimensions), Maker("cut", {}))
+    return load(connection, header, rows, "the shelf")
 
-    name: str = "documents"
-    stamps: dict[str, str] = field(default_factory=dict)
-    pages: dict[str, list[Document]] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)
-    only: list[str] | None = None
-    settings_digest: bytes = b"0" * 32
-    hashed: list[str] = field(default_factory=list)
-    scans: list[tuple[str, bool]] = field(default_factory=list)
 
-    def put(self, *documents: Document, stamp: str = "1") -> None:
-        """Fill a container anew."""
-        container = documents[0].place.container
-        self.pages[container], self.stamps[container] = list(documents), stamp
-
-    def take(self, container: str) -> None:
-        """Remove a container."""
-        del self.pages[container], self.stamps[container]
-
-    def scan(self, watermark: str = "", *, full: bool = False) -> Scan:
-        self.scans.append((watermark, full))
-        if self.only is None or full:
-            return Scan(dict(self.stamps), watermark="w" if self.only is not None else "")
-        return Scan({one: self.stamps[one] for one in self.only}, complete=False, watermark="w2")
-
-    def hashes(self, containers: Iterable[str]) -> Iterator[tuple[str, dict[str, bytes] | Unreadable]]:
-        for container in containers:
-            self.hashed.append(container)
-            if container in self.broken:
-                yield container, Unreadable(Place(container, container), self.broken[container])
-            elif container in self.pages:
-                yield container, {one.place.key: one.content_hash for one in self.pages[container]}
-
-    def read(self, places: Collection[Place]) -> Iterator[Document | Unreadable]:
-        for container, pages in self.pages.items():
-            yield from (one for one in pages if Place(container, one.place.key) in places)
+def noise(count: int, tenant: str = "public", seed: int = 1) -> list[Row]:
+    """Return rows with vectors of no meaning."""
+    vectors = np.random.default_rng(seed).standard_normal((count, DIMENSIONS)).astype(np.float32)
+    books = [(f"noise/{tenant}/{number}", tenant, f"noise {number}", {"number": number}) for number in range(count)]
+    return [{**row, "embedding": vector} for row, vector in zip(rows_of(books), vectors, strict=True)]

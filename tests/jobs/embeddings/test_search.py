@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from psycopg import sql
 
+from llmjobs.contracts.embeddings import PUBLIC
 from llmjobs.contracts.errors import BadData
 from llmjobs.database.connection import Connection
-from llmjobs.embeddings.generations import active_generation
 from llmjobs.embeddings.model import Vectors
-from llmjobs.embeddings.search import Hit, nearest, search
+from llmjobs.embeddings.search import Hit, search
 from tests.jobs.embeddings.night import CountingModel, Night
 
 FRUITS = ("apples", "pears", "plums", "cherries", "quinces")
@@ -24,7 +22,9 @@ def indexed(night: Night) -> Night:
 
 
 def find(night: Night, connection: Connection, query: str, k: int = 3, within: str = "") -> list[Hit]:
-    return search(connection, night.config.name, query, k, within=within, encoder=night.model)
+    return search(
+        connection, night.config.name, query, k, tenants=[PUBLIC], within=within, encoder=night.model, mode="vector"
+    )
 
 
 def test_the_passage_comes_with_its_source(indexed: Night, connection: Connection) -> None:
@@ -68,7 +68,7 @@ def test_a_generation_that_is_being_built_does_not_answer(indexed: Night, connec
     planned = indexed.plan(connection)
     for work in planned.shards:
         indexed.embed(connection, planned.run_id, work.shard)
-    assert search(connection, "notes", "apples", 3, encoder=encoder) == before
+    assert search(connection, "notes", "apples", 3, tenants=[PUBLIC], encoder=encoder, mode="vector") == before
     indexed.finalise(connection, planned.run_id)
     assert {hit.generation_id for hit in find(indexed, connection, "apples")} == {planned.generation_id}
 
@@ -81,7 +81,7 @@ class Watching(CountingModel):
     seen: list[set[str]]
 
     def encode(self, texts: list[str]) -> Vectors:
-        hits = search(self.connection, "notes", "There are apples", 20, encoder=self.eye)
+        hits = search(self.connection, "notes", "There are apples", 20, tenants=[PUBLIC], encoder=self.eye)
         self.seen.append({hit.text for hit in hits if hit.document == "north/apples.md"})
         return super().encode(texts)
 
@@ -95,30 +95,3 @@ def test_a_reader_sees_the_old_document_while_the_new_one_is_encoded(indexed: Ni
     assert watching.seen == [{"There are apples in the north."}]
     now = {hit.text for hit in find(indexed, connection, "apples", 20) if hit.document == "north/apples.md"}
     assert now == {"New first.", "New second."}
-
-
-def test_the_vector_index_is_used_and_finds_what_an_exact_scan_finds(indexed: Night, connection: Connection) -> None:
-    generation = active_generation(connection, "notes")
-    assert generation is not None
-    fill_with_noise(connection, generation.generation_id, rows=1000)
-    vector = CountingModel().encode(["There are plums in the north."])[0]
-    statement = sql.SQL("explain select chunk_id from {} order by embedding <=> %s limit 5").format(generation.table)
-    plan = "\n".join(row[0] for row in connection.execute(statement, [vector]).fetchall())
-    assert f"chunk_vector_{generation.generation_id}_hnsw" in plan
-    approximate = nearest(connection, generation, vector, 1)
-    exact = nearest(connection, generation, vector, 1, within="north/")
-    assert approximate == exact
-
-
-def fill_with_noise(connection: Connection, generation_id: int, rows: int) -> None:
-    """Add vectors far from every text, so that the planner has a reason to use the index."""
-    noise = np.random.default_rng(1).standard_normal((rows, CountingModel().dimensions)).astype(np.float32)
-    table = sql.Identifier(f"chunk_vector_{generation_id}")
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            sql.SQL("insert into {} (chunk_id, document_id, embedding) values (gen_random_uuid(), 0, %s)").format(
-                table
-            ),
-            [[vector] for vector in noise],
-        )
-    connection.execute(sql.SQL("analyze {}").format(table))

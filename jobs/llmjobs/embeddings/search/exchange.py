@@ -137,6 +137,11 @@ def _rows(connection: Connection, generation: Generation) -> Iterator[Row]:
             yield row
 
 
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while batch := list(islice(rows, BATCH_ROWS)):
+        yield batch
+
+
 def _floats(vector: Any) -> list[float]:
     """Return a vector or half vector as numbers; 9 digits tell every 32-bit number apart."""
     return [float(f"{number:.9g}") for number in (vector if isinstance(vector, np.ndarray) else vector.to_numpy())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def _checked(value: Any, where: str) -> Scalar:
 
 def _checked_text(text: str, where: str) -> str:
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise BadConfig(f"{where}: NUL characters and lone surrogates cannot be in metadata, got {text!r}")
+        raise BadConfig(f"{where}: NUL characters and lone surrogates cannot be stored, got {text!r}")
     return text
 
 
@@ -151,6 +152,59 @@ def _looked_up(given: Mapping[str, Any]) -> dict[str, Scalar]:
             wanted = value.get("$eq") if isinstance(value, Mapping) else value
             if wanted is not None:
                 found[name] = wanted
+    return found
+
+
+def condition_of(
+    given: Mapping[str, Any] | None,
+    *,
+    within: str = "",
+    source: str = "",
+    language: str = "",
+    keys: Sequence[str] | None = None,
+) -> Condition | None:
+    """Return a filter and what is asked of a document's own columns as one condition; None where nothing is asked.
+
+    Raises:
+        BadConfig: See `compiled`; or keys are no list.
+    """
+    if isinstance(keys, str):
+        raise BadConfig(f"keys: a list of keys is needed, got the text {keys!r}")
+    metadata = compiled(given)
+    asked = [
+        ("d.source = %(source)s::text", source),
+        ("d.language = %(language)s::text", language),
+        ("starts_with(d.key, %(within)s::text)", within),
+        ("d.key = any (%(keys)s::text[])", keys is not None),
+    ]
+    parts: list[sql.Composable] = [sql.SQL(clause) for clause, wanted in asked if wanted]
+    parts += [metadata.clause] if metadata else []
+    if not parts:
+        return None
+    values: dict[str, Any] = {
+        name: _checked_text(text, name)
+        for name, text in (("source", source), ("language", language), ("within", within))
+    }
+    values["keys"] = [_checked_text(str(key), "keys") for key in keys or ()]
+    return Condition(
+        sql.SQL("({})").format(sql.SQL(" and ").join(parts)),
+        values | dict(metadata.values if metadata else {}),
+        metadata.contains if metadata else {},
+    )
+
+
+def parsed(text: str) -> dict[str, Any] | None:
+    """Read a filter from the command line; None where there is none.
+
+    Raises:
+        BadConfig: It is no JSON object.
+    """
+    try:
+        found = json.loads(text) if text else None
+    except ValueError as error:
+        raise BadConfig(f"filter: it is no JSON: {error}") from error
+    if found is not None and not isinstance(found, dict):
+        raise BadConfig(f"filter: a JSON object is needed, got {text}")
     return found
 
 

@@ -10,15 +10,14 @@ from functools import lru_cache
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from llmjobs.contracts.embeddings import EmbedderConfig
 from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.database.connection import Connection
 from llmjobs.embeddings.generations import Generation, active_generation
-from llmjobs.embeddings.model import Encoder, SentenceModel
+from llmjobs.embeddings.model import Encoder, model_of
 from llmjobs.embeddings.search.arms import Question, Scope, Vector, find, measured
-from llmjobs.embeddings.search.filters import Condition, compiled
+from llmjobs.embeddings.search.filters import Condition, condition_of
 from llmjobs.embeddings.search.hits import Hit, Mode, Path, Plan
 from llmjobs.embeddings.search.reader import checked_tenants, reading
 from llmjobs.embeddings.search.rerank import Reranker
@@ -105,7 +104,14 @@ def search_with_plan(
     if mode not in ("hybrid", "vector", "text"):
         raise BadConfig(f"mode: hybrid, vector or text, got {mode!r}")
     asked = _Asked(
-        index, query, k, checked_tenants(tenants), mode, _condition(filter, within, source, language), rerank, encoder
+        index,
+        query,
+        k,
+        checked_tenants(tenants),
+        mode,
+        condition_of(filter, within=within, source=source, language=language),
+        rerank,
+        encoder,
     )
     try:
         return _answered(connection, asked)
@@ -137,9 +143,7 @@ def _answered(connection: Connection, asked: _Asked) -> tuple[list[Hit], Plan]:
     clock.note("encode")
     question = Question(asked.query, vector, asked.mode, _kept(asked), _depth(asked))
     ef_search = min(max(LEAST_EF_SEARCH, question.depth), MOST_HITS)
-    with reading(
-        connection, asked.tenants, hnsw_ef_search=str(ef_search), hnsw_iterative_scan="relaxed_order"
-    ):
+    with reading(connection, asked.tenants, hnsw_ef_search=str(ef_search), hnsw_iterative_scan="relaxed_order"):
         scope = measured(connection, generation, asked.condition)
         clock.note("scope")
         hits, path = _found(connection, generation, question, scope)
@@ -169,7 +173,7 @@ def encoded(generation: Generation, query: str, encoder: Encoder | None = None) 
 @lru_cache(maxsize=2)
 def _encoder(settings: str) -> Encoder:
     """Load the model that the settings (JSON) describe; two stay loaded, so a swap of generations is smooth."""
-    return SentenceModel(EmbedderConfig.model_validate_json(settings)).load()
+    return model_of(EmbedderConfig.model_validate_json(settings)).load("query")
 
 
 def reranked(reranker: Reranker, query: str, hits: list[Hit]) -> list[Hit]:
@@ -178,25 +182,6 @@ def reranked(reranker: Reranker, query: str, hits: list[Hit]) -> list[Hit]:
     scores = reranker.scores(query, passages)
     scored = [dataclasses.replace(hit, score=score) for hit, score in zip(hits, scores, strict=True)]
     return sorted(scored, key=lambda hit: hit.score, reverse=True)
-
-
-def _condition(
-    given: Mapping[str, Any] | None, within: str, source: str, language: str
-) -> Condition | None:
-    """Return all that is asked of a document as one condition."""
-    parts: list[sql.Composable] = []
-    for column, value in (("source", source), ("language", language)):
-        if value:
-            parts.append(sql.SQL("d.{0} = %({0})s::text").format(sql.SQL(column)))  # noqa: PERF401 - three kinds
-    if within:
-        parts.append(sql.SQL("starts_with(d.key, %(within)s::text)"))
-    metadata = compiled(given)
-    if metadata:
-        parts.append(metadata.clause)
-    if not parts:
-        return None
-    values = {"source": source, "language": language, "within": within, **(metadata.values if metadata else {})}
-    return Condition(sql.SQL("({})").format(sql.SQL(" and ").join(parts)), values, metadata.contains if metadata else {})
 
 
 def _kept(asked: _Asked) -> int:
@@ -208,9 +193,7 @@ def _depth(asked: _Asked) -> int:
     return min(max(LEAST_DEPTH, 4 * asked.k), MOST_HITS)
 
 
-def _found(
-    connection: Connection, generation: Generation, question: Question, scope: Scope
-) -> tuple[list[Hit], Path]:
+def _found(connection: Connection, generation: Generation, question: Question, scope: Scope) -> tuple[list[Hit], Path]:
     """Find passages the cheapest way that misses none to speak of."""
     if question.mode == "text":
         return find(connection, generation, question, scope, exact=True)[0], "words"
