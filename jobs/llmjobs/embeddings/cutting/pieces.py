@@ -139,7 +139,7 @@ def _items(text: str, start: int, end: int, gap: Gap) -> Iterator[Piece]:
         gap = Gap.LINE
 
 
-def _stretches(
+def _stretches(  # noqa: PLR0917
     text: str,
     start: int,
     end: int,
