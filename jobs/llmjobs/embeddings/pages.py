@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from llmjobs.contracts.errors import BadConfig, BadData, JobError
@@ -14,7 +15,7 @@ from llmjobs.embeddings.outcomes import Outcome
 from llmjobs.embeddings.publish import Content
 from llmjobs.embeddings.targets import Target
 
-PAGE_CHUNKS = 1024
+PAGE_CHUNKS = 500
 """A page is published when it holds so many chunks: bounds memory, and what a transaction holds."""
 
 PAGE_DOCUMENTS = 200
@@ -53,7 +54,19 @@ def open_rows(connection: Connection, run_id: int, shard: int) -> dict[int, list
 
 
 def pages(sources: Sequence[Source], targets: Mapping[int, Target], rows: Rows) -> Iterator[dict[int, Page]]:
-    """Yield pages by generation: first what is gone, then what must be read."""
+    """Yield pages by generation: first what is gone, then what must be read.
+
+    One page is read and cut in a thread of its own while the caller encodes and publishes the one before.
+    """
+    made = _pages(sources, targets, rows)
+    with ThreadPoolExecutor(1, thread_name_prefix="pages") as pool:
+        coming = pool.submit(next, made, None)
+        while page := coming.result():
+            coming = pool.submit(next, made, None)
+            yield page
+
+
+def _pages(sources: Sequence[Source], targets: Mapping[int, Target], rows: Rows) -> Iterator[dict[int, Page]]:
     page: dict[int, Page] = defaultdict(Page)
     for generation_id, contents in _all(sources, targets, rows):
         part = page[generation_id]

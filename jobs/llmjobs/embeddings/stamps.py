@@ -103,14 +103,16 @@ def _move_stamps(connection: Connection, values: dict[str, Any]) -> None:
     )
 
 
-# A superseded or vanished document must be looked at again.
+# A superseded or vanished document must be looked at again. Those are few, and found once, not once a container.
 _SETTLED = sql.SQL(
     """
-    select source, container, stamp from refresh_container c join refresh_source using (run_id, source)
-    where run_id = %(run)s and not exists (
-        select from refresh_plan p where p.run_id = c.run_id and p.source = c.source and p.container = c.container
-            and p.outcome in ('superseded', 'vanished')
+    with unsettled as materialized (
+        select distinct source, container from refresh_plan
+        where run_id = %(run)s and outcome in ('superseded', 'vanished')
     )
+    select source, container, stamp
+    from refresh_container join refresh_source using (run_id, source) left join unsettled u using (source, container)
+    where run_id = %(run)s and u.source is null
     """
 )
 

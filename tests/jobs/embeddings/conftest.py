@@ -15,7 +15,8 @@ from tests.jobs.embeddings.night import CountingModel, Night  # noqa: E402
 CONFIG = RefreshConfig.model_validate(
     {
         "name": "notes",
-        "source": {"url": "documents/notes"},
+        # Telling the language starts threads, which a fork (test_kill) does not survive.
+        "source": {"url": "documents/notes", "language": "en"},
         "chunks": {"max_tokens": 32},
         "shards": {"documents_per_shard": 4, "most": 3},
     }
