@@ -45,16 +45,15 @@ def reading(connection: Connection, tenants: Sequence[str], **settings: str) -> 
     """
     if connection.info.transaction_status != TransactionStatus.IDLE:
         raise BadConfig("a search opens a transaction of its own: give it a connection on which none is open")
-    values = {"nightshift.tenants": json.dumps(list(tenants))}
+    values = {"role": ROLE, "nightshift.tenants": json.dumps(list(tenants))}
     values |= {name.replace("_", ".", 1): value for name, value in settings.items()}
     with connection.transaction():
         connection.execute("set transaction isolation level repeatable read, read only")
-        connection.execute(
-            "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) as s (name, value)",
-            [list(values), list(values.values())],
-        )
         try:
-            connection.execute(f"set local role {ROLE}".encode())
+            connection.execute(
+                "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) as s (name, value)",
+                [list(values), list(values.values())],
+            )
         except psycopg.errors.InsufficientPrivilege as error:
             raise BadConfig(
                 f"role {connection.info.user} may not search: an administrator must run once: "
