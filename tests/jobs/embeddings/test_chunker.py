@@ -4,18 +4,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjobs.contracts.embeddings import FilesSource
-from llmjobs.contracts.errors import BadData
 from llmjobs.embeddings.chunker import Chunk, Chunker
-from llmjobs.embeddings.sources import FolderSource, decode
-from llmjobs.lake import Lake
+from llmjobs.embeddings.documents.source import Form
+from llmjobs.embeddings.embedders.tokens import ByteTokens, Tokens
 from tests.jobs.embeddings.night import CountingModel
 
-TOKENIZER = CountingModel().tokenizer
+TOKENS = CountingModel().tokens
 
 
-def cut(text: str, *, max_tokens: int = 40, markdown: bool = True, prefix: str = "") -> list[Chunk]:
-    return Chunker(TOKENIZER, max_tokens=max_tokens, prefix=prefix).chunks(text, markdown=markdown)
+def cut(text: str, *, max_tokens: int = 40, form: Form = "markdown", prefix: str = "") -> list[Chunk]:
+    return Chunker(TOKENS, max_tokens=max_tokens, prefix=prefix).chunks(text, form=form)
+
+
+def counted(text: str, tokens: Tokens = TOKENS) -> int:
+    return tokens.count([text])[0]
 
 
 def test_the_path_of_headings_stays_with_each_chunk() -> None:
@@ -31,7 +33,7 @@ def test_the_path_of_headings_stays_with_each_chunk() -> None:
 def test_the_heading_path_and_the_prefix_are_embedded_and_counted() -> None:
     (chunk,) = cut("# Guide\n\nSome text.", prefix="passage: ")
     assert chunk.embedded_text == "passage: Guide\n\nSome text."
-    assert chunk.tokens == len(TOKENIZER.encode(chunk.embedded_text).ids)
+    assert chunk.tokens == counted(chunk.embedded_text)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_a_very_long_path_of_headings_leaves_room_for_text() -> None:
 
 
 def test_plain_text_has_no_headings() -> None:
-    assert [(chunk.heading, chunk.content) for chunk in cut("# not Markdown\n", markdown=False)] == [
+    assert [(chunk.heading, chunk.content) for chunk in cut("# not Markdown\n", form="text")] == [
         ("", "# not Markdown")
     ]
 
@@ -80,20 +82,63 @@ def test_no_text_gives_no_chunk(text: str) -> None:
 words = st.text(st.sampled_from("ab cd.é日 \n#`-*>|1"), min_size=0, max_size=400)
 
 
-@settings(max_examples=200, deadline=None)
-@given(text=words, max_tokens=st.integers(32, 60))
-def test_no_chunk_is_too_long_and_no_text_is_lost(text: str, max_tokens: int) -> None:
-    chunks = cut(text, max_tokens=max_tokens)
-    covered = set()
+@settings(max_examples=150, deadline=None)
+@given(
+    text=words,
+    max_tokens=st.integers(40, 60),
+    form=st.sampled_from(["markdown", "text", "code"]),
+    tokens=st.sampled_from([TOKENS, ByteTokens()]),
+)
+def test_no_chunk_is_too_long_and_no_text_is_lost(text: str, max_tokens: int, form: Form, tokens: Tokens) -> None:
+    chunks = Chunker(tokens, max_tokens=max_tokens).chunks(text, form=form)
+    lost, behind = "", 0
     for chunk in chunks:
-        assert chunk.tokens == len(TOKENIZER.encode(chunk.embedded_text).ids) <= max_tokens
+        assert chunk.tokens == counted(chunk.embedded_text, tokens) <= max_tokens
         assert text[chunk.start_char : chunk.end_char] == chunk.content
-        covered |= set(range(chunk.start_char, chunk.end_char))
+        assert chunk.content.strip()
+        assert chunk.start_char >= behind
+        lost += text[behind : chunk.start_char] + "\n"
+        behind = chunk.end_char
+    lost += text[behind:]
+    if form != "markdown":
+        assert not lost.strip()
     headings = "".join(chunk.heading for chunk in chunks)
-    lost = "".join(character for index, character in enumerate(text) if index not in covered)
     # What no chunk holds is white space, or the line of a heading, whose words are in its chunks' paths.
     for line in lost.split("\n"):
         assert line.strip().strip("#").strip() in headings or set(line.strip()) <= set("#=-> ")
+
+
+def test_a_sentence_is_split_only_where_it_is_longer_than_a_chunk() -> None:
+    text = " ".join(f"Dr. No said {n} of {n * 7 % 13} words, e.g. these ones here." for n in range(60))
+    assert all(chunk.content.endswith("here.") for chunk in cut(text, form="text"))
+    long = cut(" ".join(f"w{n}" for n in range(200)), form="text")
+    assert [word for chunk in long for word in chunk.content.split()] == [f"w{n}" for n in range(200)]
+
+
+def test_a_document_that_fits_stays_whole_where_that_is_asked() -> None:
+    chunker = Chunker(TOKENS, max_tokens=40)
+    (one,) = chunker.chunks("# A\n\nb\n\n# C\n\nd", whole=True, title="T")
+    assert (one.heading, one.content) == ("T", "# A\n\nb\n\n# C\n\nd")
+    assert len(chunker.chunks("# A\n\n" + "b " * 60, whole=True)) > 1
+
+
+def test_the_title_heads_the_path_where_the_text_has_no_heading_of_its_own() -> None:
+    chunker = Chunker(TOKENS, max_tokens=40)
+    assert [one.heading for one in chunker.chunks("## A\n\nb", title="T")] == ["T > A"]
+    assert [one.heading for one in chunker.chunks("# A\n\nb", title="T")] == ["A"]
+
+
+@pytest.mark.parametrize("separator", [" ", "\n\n"])
+def test_borders_come_back_after_an_edit(separator: str) -> None:
+    sentences = [f"Sentence {n} tells of {n * 37 % 101} things and {n * 53 % 97} more." for n in range(600)]
+    before = {chunk.text_hash for chunk in cut(separator.join(sentences), form="text")}
+    new = []
+    for place in range(0, 600, 8):
+        edited = [*sentences[:place], f"Inserted {place} here, and it is new.", *sentences[place:]]
+        new.append(len({chunk.text_hash for chunk in cut(separator.join(edited), form="text")} - before))
+    assert sorted(new)[len(new) // 2] <= 2
+    assert max(new) <= 5
+    assert len(before) * 40 * 0.6 <= counted(" ".join(sentences))
 
 
 def test_an_edit_changes_only_its_own_section() -> None:
@@ -106,27 +151,5 @@ def test_an_edit_changes_only_its_own_section() -> None:
 
 
 def test_other_settings_have_another_fingerprint() -> None:
-    one, same, other = (Chunker(TOKENIZER, max_tokens=n) for n in (40, 40, 41))
+    one, same, other = (Chunker(TOKENS, max_tokens=n) for n in (40, 40, 41))
     assert one.fingerprint == same.fingerprint != other.fingerprint
-
-
-def test_line_ends_and_byte_order_marks_are_read() -> None:
-    assert decode("\ufeff# A\r\n\r\nb\rc".encode()) == "# A\n\nb\nc"
-
-
-@pytest.mark.parametrize(("content", "reason"), [(b"caf\xe9", "byte 3 is no UTF-8"), (b"a\0b", "character 1 is a NUL")])
-def test_what_is_no_text_is_refused(content: bytes, reason: str) -> None:
-    with pytest.raises(BadData, match=reason):
-        decode(content)
-
-
-def test_documents_of_any_filesystem_are_listed_once_each() -> None:
-    lake = Lake("memory://embeddings-lake")
-    for key in ("a.md", "deep/er/b.md", "c.txt", "image.png", ".hidden/d.md"):
-        lake.fs.pipe_file(f"/embeddings-lake/documents/x/{key}", key.encode())
-    config = FilesSource(url="documents/x", include=("**/*.md", "**/*.txt", "*.md"))
-    source = FolderSource(config, lake)
-    assert [document.key for document in source.list_documents()] == ["a.md", "c.txt", "deep/er/b.md"]
-    assert source.read("deep/er/b.md") == b"deep/er/b.md"
-    same = FolderSource(FilesSource(url="memory://embeddings-lake/documents/x", include=("*.md",)), lake)
-    assert [document.key for document in same.list_documents()] == ["a.md"]

@@ -68,10 +68,10 @@ class SitemapDocuments:
             allowed = {url: changed for url, changed in listed.items() if site.holds(url) and site.allows(url)}
             if len(allowed) < len(listed):
                 refused = len(listed) - len(allowed)
-                logger.info("%s: %d pages are left out: another host's, or refused by robots.txt", self.name, refused)
+                logger.info("%s: %d pages left out: another host's, or refused by robots.txt", self.name, refused)
             if len(allowed) > self._config.most_pages:
                 raise BadData(
-                    f"{self._config.url} names {len(allowed):,} pages, more than most_pages {self._config.most_pages:,}:"
+                    f"{self._config.url} names {len(allowed):,} pages, above most_pages {self._config.most_pages:,}:"
                     " raise it, or choose by include and exclude"
                 )
             return Scan({url: changed or _asked(site, url) for url, changed in allowed.items()})

@@ -25,6 +25,13 @@ _ROWS = "sql 1"
 """Raise the number when a row becomes another text."""
 
 _TABLE = re.compile(r'(?:[A-Za-z_][\w$]*|"[^"]+")(?:\.(?:[A-Za-z_][\w$]*|"[^"]+"))?')
+_QUERY_ERRORS = (
+    psycopg.ProgrammingError,
+    psycopg.NotSupportedError,
+    psycopg.DataError,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+
 _TOGETHER = 1000
 """Rows that are fetched by their keys at once."""
 
@@ -158,7 +165,7 @@ class SqlDocuments:
                 connection.execute("set transaction isolation level repeatable read, read only")
                 connection.execute("set local timezone to 'UTC'")
                 yield connection
-        except (psycopg.ProgrammingError, psycopg.errors.ReadOnlySqlTransaction, psycopg.DataError) as error:
+        except _QUERY_ERRORS as error:
             raise BadConfig(f"source.query of {self.name!r} fails: {str(error).splitlines()[0]}") from None
         except psycopg.Error as error:
             # The text of a connection error may hold the address, never the password.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 from urllib.robotparser import RobotFileParser
 
@@ -63,7 +63,7 @@ class Site:
         self._client = httpx.Client(headers={"user-agent": user_agent}, timeout=30.0, follow_redirects=False)
         self._root = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
 
-    def __enter__(self) -> Site:
+    def __enter__(self) -> Self:
         """Return itself."""
         return self
 
