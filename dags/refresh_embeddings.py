@@ -9,7 +9,9 @@ Each night the documents of one index are compared with the database by content 
    that cannot be read, cut or encoded keeps its old text in the index, is tried again on later nights, and is named in
    the result of *finalise*.
 3. **finalise**: looks after the HNSW index, lets a new generation answer (model or chunks changed), counts.
-4. **announce**: tells Airflow about a version of the index that it does not know yet.
+4. **measure**: compares the vector index with an exact search, judges the tables with Great Expectations, writes
+   recall, lag, cache hits, tokens and sizes to MLflow. What is wrong fails here, with a sentence.
+5. **announce**: tells Airflow about a version of the index that it does not know yet.
 
 Killed anywhere, the next try or the next night goes on, without duplicates and without paying twice. Ask the index with
 `make ask q="..."`.
@@ -25,7 +27,7 @@ from typing import Any
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, TriggerRule, dag, task
 
-from llmjobs.contracts.embeddings import EmbedConfig, FinaliseConfig, RefreshConfig
+from llmjobs.contracts.embeddings import EmbedConfig, FinaliseConfig, MeasureConfig, RefreshConfig
 from nightshift.assets import announce, index_asset
 from nightshift.configs import each_config
 from nightshift.operators.job import JobOperator
@@ -114,8 +116,17 @@ def refresh_embeddings(name: str, config: RefreshConfig) -> DAG:
             form=True,
             execution_timeout=timedelta(hours=2),
         )
-        embed >> finalise
-        announce(index_asset(config.name), finalise.output)
+        measure = JobOperator(
+            task_id="measure",
+            task_display_name="Recall, tables and sizes",
+            module="llmjobs.embeddings.measure",
+            config=MeasureConfig(**config.model_dump()),
+            overrides={"run_id": "{{ ti.xcom_pull(task_ids='plan')['run_id'] }}"},
+            form=True,
+            execution_timeout=timedelta(hours=1),
+        )
+        embed >> finalise >> measure
+        announce(index_asset(config.name), measure.output)
 
     return build()
 

@@ -137,7 +137,7 @@ def test_the_form_offers_every_contract(dag: DAG) -> None:
 
 @pytest.mark.parametrize("dag", [REFRESH], indirect=True)
 def test_refresh_maps_its_shards_and_finalises_once(dag: DAG) -> None:
-    assert modules(dag) == ["embeddings.plan", "embeddings.embed", "embeddings.finalise"]
+    assert modules(dag) == ["embeddings.plan", "embeddings.embed", "embeddings.finalise", "embeddings.measure"]
     assert dag.task_dict["embed"].is_mapped
     assert not dag.task_dict["finalise"].is_mapped
     # No shard has work: the mapped task is skipped, and finalise must run all the same.

@@ -400,6 +400,7 @@ class RefreshResult(JobResult):
         cost: What a provider was paid, in the config's currency.
         next_generation_id: The generation that is built beside the one that answers; 0 where none is.
         next_documents: How many documents that one holds.
+        held_back: Why it does not answer yet: what the gates found, in sentences.
         vector_index: What was done about the HNSW index: ``kept``, ``built``, ``rebuilt`` or ``none``.
     """
 
@@ -433,6 +434,7 @@ class RefreshResult(JobResult):
     cost: float = 0.0
     next_generation_id: int = 0
     next_documents: int = 0
+    held_back: list[str] = []
 
 
 class MeasureResult(RefreshResult):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from llmjobs.contracts.embeddings import FinaliseConfig, RefreshResult
 from llmjobs.contracts.errors import BadConfig
 from llmjobs.database.connection import Connection
 from llmjobs.embeddings.failures import failure_counts, refused_of, settle_failures
+from llmjobs.embeddings.gates import Gate
 from llmjobs.embeddings.generations import (
     Generation,
     activate,
@@ -19,14 +20,15 @@ from llmjobs.embeddings.generations import (
     generation,
     index_version,
     lock_index,
+    note_gates,
+    retire_expired,
 )
-from llmjobs.embeddings.held import held_count, missing_documents
+from llmjobs.embeddings.held import held_count
 from llmjobs.embeddings.runs import close_run, last_result
 from llmjobs.embeddings.stamps import settle
+from llmjobs.embeddings.vector_index import VectorIndex
 
 logger = logging.getLogger(__name__)
-
-VectorIndex = Literal["none", "kept", "built", "rebuilt"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,23 @@ class Run:
 
 Counts = dict[int, dict[str, int]]
 """Generation -> what came of its rows of the plan, by the names of `RefreshResult`; and `open` ones."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run did, all its rows closed.
+
+    Attributes:
+        run: Its record.
+        counts: What came of its rows.
+        vector_index: What was done about the index of each generation.
+        gates: What the gates said of a generation that may take over; None where they were not asked.
+    """
+
+    run: Run
+    counts: Counts
+    vector_index: dict[int, VectorIndex]
+    gates: list[Gate] | None
 
 
 def plan_counts(connection: Connection, run_id: int) -> Counts:
@@ -72,65 +91,67 @@ def plan_counts(connection: Connection, run_id: int) -> Counts:
     return counts
 
 
-def close(
-    connection: Connection, config: FinaliseConfig, this: Run, counts: Counts, vector_index: dict[int, VectorIndex]
-) -> RefreshResult:
+def close(connection: Connection, config: FinaliseConfig, done: Done) -> RefreshResult:
     """Settle sources and failures, swap generations where this run filled a new one, and keep the result.
 
     Args:
         connection: In autocommit mode.
         config: Names the run.
-        this: The run; all its rows are closed.
-        counts: What came of them.
-        vector_index: What was done about the index of each generation.
+        done: What the run did.
 
     Raises:
         BadConfig: Another run replaced the generation meanwhile.
     """
+    this, counts, gates = done.run, done.counts, done.gates
     with connection.transaction():
         lock_index(connection, config.name)
         wanted = generation(connection, this.generation_id)
         if wanted is None or wanted.state == "retired":
             raise BadConfig(f"{config.name}: another run replaced the generation of run {this.run_id}: start a new run")
+        retire_expired(connection, wanted.index_id, wanted, config.rollout.keep_days)
         drop_retired(connection, wanted.index_id)
         answering = active_generation(connection, config.name)
         staged = settle(connection, wanted.index_id, this.run_id, [source.name for source in config.inputs])
-        if staged or counts:
+        touched = any(any(one.values()) for one in counts.values())
+        if staged or touched:
             settle_failures(connection, wanted.index_id, this.run_id, config.retry)
-        swapped = wanted.state == "building" and _may_answer(connection, config, wanted, answering, counts)
+        swapped = may_take_over(wanted) and _may_answer(config, wanted, answering, done)
         if swapped:
-            activate(connection, wanted)
+            activate(connection, wanted, keep=config.rollout.keep_days > 0)
+        if gates is not None:
+            note_gates(connection, wanted, [asdict(gate) for gate in gates])
         shown = wanted if swapped or answering is None else answering
-        quiet = not (staged or counts or swapped)
+        quiet = not (staged or touched or swapped)
         result = _result(connection, config, this, shown, counts, quiet=quiet)
         result = result.model_copy(
             update={
                 **_beside(connection, wanted, shown),
                 "changed": result.changed or swapped,
+                "held_back": [gate.sentence for gate in gates or [] if not gate.passed],
                 "active": swapped or shown.state == "active",
-                "vector_index": vector_index.get(shown.generation_id, "kept"),
+                "vector_index": done.vector_index.get(shown.generation_id, "kept"),
             }
         )
         close_run(connection, this.run_id, result)
         return result
 
 
-def _may_answer(
-    connection: Connection, config: FinaliseConfig, wanted: Generation, answering: Generation | None, counts: Counts
-) -> bool:
-    """Return whether a generation that was filled beside the one that answers is complete."""
+def may_take_over(wanted: Generation) -> bool:
+    """Return whether a generation that the config asks for waits for the gates; one that was rolled back does not."""
+    return wanted.state in {"building", "former"} and not wanted.held
+
+
+def _may_answer(config: FinaliseConfig, wanted: Generation, answering: Generation | None, done: Done) -> bool:
+    """Return whether a generation that was filled beside the one that answers may do so now."""
     if answering is None:
         return True
-    failed = counts[wanted.generation_id]
-    lacking = missing_documents(connection, wanted, answering)
-    lacking = max(lacking, failed["documents_refused"] + failed["documents_deferred"])
-    if lacking:
-        logger.warning(
-            "%s: %d documents are missing from the new generation, so the old one goes on answering",
-            config.name,
-            lacking,
-        )
-    return not lacking
+    passed = bool(done.gates) and all(gate.passed for gate in done.gates or [])
+    counts = done.counts[wanted.generation_id]
+    failed = counts["documents_refused"] + counts["documents_deferred"]
+    complete = failed == 0 or config.rollout.min_coverage < 1
+    if not passed or not complete:
+        logger.warning("%s: the new generation is not ready, so the old one goes on answering", config.name)
+    return passed and complete
 
 
 def _result(
@@ -143,6 +164,7 @@ def _result(
     documents, chunks = size.get("documents", 0), size.get("chunks", 0)
     added = sum(one["chunks_added"] + one["chunks_changed"] for one in counts.values())
     published = own["documents_added"] + own["documents_changed"]
+    figures: dict[str, Any] = {**own, **failure_counts(connection, shown.index_id)}
     revision = str(shown.model_settings.get("revision") or "")[:12]
     return RefreshResult(
         name=config.name,
@@ -163,8 +185,7 @@ def _result(
         vector_index="kept",
         embedder=shown.model_settings["name"] + (f"@{revision}" if revision else ""),
         dimensions=shown.dimensions,
-        **own,
-        **failure_counts(connection, shown.index_id),
+        **figures,
     )
 
 

@@ -1,4 +1,4 @@
-"""Generations: what one model and one chunker make of an index, each with a vector table of its own."""
+"""Generations: what one model, one chunker and one storage make of an index, each with a vector table of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from llmjobs.contracts.base import digest
+from llmjobs.contracts.embeddings import StorageConfig
+from llmjobs.contracts.errors import BadData
 from llmjobs.database.connection import Connection
 from llmjobs.embeddings.chunker import Chunker
 from llmjobs.embeddings.failures import retry_all
@@ -22,11 +24,13 @@ class Generation:
     """One generation of an index.
 
     Attributes:
-        state: ``building``, ``active`` (it answers) or ``retired``.
+        state: ``building``, ``active`` (it answers), ``former`` (it answered, and is kept up to date) or ``retired``.
         model_settings: What `llmjobs.contracts.embeddings.EmbedderConfig` is built from again.
         chunker: Settings of the chunker that it was made with.
         fingerprint: Of the model and of the chunker, one after the other.
         vectors_at_build: How many vectors there were when the HNSW index was built; None where there is none.
+        storage: How its vectors are stored and indexed.
+        held: A person rolled it back: it does not take over by itself.
     """
 
     generation_id: int
@@ -38,6 +42,8 @@ class Generation:
     chunker: dict[str, Any]
     fingerprint: str
     vectors_at_build: int | None
+    storage: StorageConfig
+    held: bool
 
     @property
     def table(self) -> sql.Identifier:
@@ -52,7 +58,7 @@ class Generation:
 
 _SELECT = """
     select generation_id, index_id, model_id, state, dimensions, settings, chunker,
-        fingerprint || chunker_fingerprint, vectors_at_build
+        fingerprint || chunker_fingerprint, vectors_at_build, storage, held
     from generation join embedding_model using (model_id) join search_index using (index_id)
 """
 
@@ -78,21 +84,24 @@ def generation(connection: Connection, generation_id: int) -> Generation | None:
     return _one(connection, "where generation_id = %s", [generation_id])
 
 
-def ensure_generation(connection: Connection, name: str, model: Model, chunker: Chunker) -> Generation:
-    """Return the generation of this model and chunker, made where it is absent.
+def ensure_generation(
+    connection: Connection, name: str, model: Model, chunker: Chunker, storage: StorageConfig | None = None
+) -> Generation:
+    """Return the generation of this model, chunker and storage, made where it is absent.
 
     A new one is ``building``: it answers nothing before `activate`. Call it inside a transaction, after `lock_index`.
     A call that finds all in place writes nothing.
     """
+    storage = storage or StorageConfig()
     index_id = _ensure_index(connection, name)
     model_id = _ensure_model(connection, model)
     found = _one(
         connection,
-        "where index_id = %s and model_id = %s and chunker_fingerprint = %s",
-        [index_id, model_id, chunker.fingerprint],
+        "where index_id = %s and model_id = %s and chunker_fingerprint = %s and storage = %s",
+        [index_id, model_id, chunker.fingerprint, Jsonb(storage.model_dump())],
     )
     if found is None:
-        return _create(connection, index_id, model_id, chunker)
+        return _create(connection, index_id, model_id, chunker, storage)
     if found.state == "retired":
         connection.execute("update generation set state = 'building' where generation_id = %s", [found.generation_id])
         return generation(connection, found.generation_id) or found
@@ -110,19 +119,72 @@ def other_followers(connection: Connection, wanted: Generation) -> list[Generati
     )
     where = "where index_id = %s and state in ('active', 'former') and generation_id <> %s order by state"
     values = [wanted.index_id, wanted.generation_id]
-    return [Generation(*row) for row in connection.execute((_SELECT + where).encode(), values).fetchall()]
+    return [_generation(row) for row in connection.execute((_SELECT + where).encode(), values).fetchall()]
 
 
-def activate(connection: Connection, chosen: Generation) -> None:
-    """Let `chosen` answer from now on and retire the others of its index; call it inside a transaction."""
+def activate(connection: Connection, chosen: Generation, *, keep: bool = False) -> None:
+    """Let `chosen` answer from now on and retire the others of its index; call it inside a transaction.
+
+    Args:
+        connection: In a transaction, after `lock_index`.
+        chosen: The generation.
+        keep: The one that answered until now stays up to date, so that `roll_back` can bring it back.
+    """
     connection.execute(
-        "update generation set state = 'retired' where index_id = %s and generation_id <> %s and state <> 'retired'",
-        [chosen.index_id, chosen.generation_id],
+        """
+        update generation set state = case when state = 'active' and %s then 'former' else 'retired' end,
+            replaced_at = now()
+        where index_id = %s and generation_id <> %s and state <> 'retired'
+        """,
+        [keep, chosen.index_id, chosen.generation_id],
     )
     connection.execute(
-        "update generation set state = 'active', activated_at = now() where generation_id = %s",
+        "update generation set state = 'active', activated_at = now(), replaced_at = null, held = false"
+        " where generation_id = %s",
         [chosen.generation_id],
     )
+
+
+def roll_back(connection: Connection, name: str) -> tuple[Generation, Generation]:
+    """Let the former generation answer again; the one that answered is kept up to date in its place.
+
+    It does not take over again by itself, even where the config still asks for it: rolling back once more brings it
+    back. Call it inside a transaction.
+
+    Returns:
+        The generation that answers now, and the one that answered.
+
+    Raises:
+        BadData: There is no former generation.
+    """
+    lock_index(connection, name)
+    active = active_generation(connection, name)
+    former = _one(connection, "where name = %s and state = 'former' order by replaced_at desc limit 1", [name])
+    if active is None or former is None:
+        raise BadData(
+            f"The index {name!r} has no former generation to go back to: one is kept for `rollout.keep_days` after a "
+            "new one took over"
+        )
+    activate(connection, former, keep=True)
+    connection.execute("update generation set held = true where generation_id = %s", [active.generation_id])
+    return former, active
+
+
+def retire_expired(connection: Connection, index_id: int, wanted: Generation, keep_days: int) -> None:
+    """Retire former generations that were kept long enough, and that the config does not ask for."""
+    connection.execute(
+        """
+        update generation set state = 'retired'
+        where index_id = %s and state = 'former' and generation_id <> %s
+            and replaced_at <= now() - make_interval(days => %s)
+        """,
+        [index_id, wanted.generation_id, keep_days],
+    )
+
+
+def note_gates(connection: Connection, of: Generation, gates: list[dict[str, Any]]) -> None:
+    """Keep what the gates said of a generation."""
+    connection.execute("update generation set gates = %s where generation_id = %s", [Jsonb(gates), of.generation_id])
 
 
 def drop_retired(connection: Connection, index_id: int) -> int:
@@ -188,12 +250,14 @@ def _ensure_model(connection: Connection, model: Model) -> int:
     return int(found[0])
 
 
-def _create(connection: Connection, index_id: int, model_id: int, chunker: Chunker) -> Generation:
+def _create(
+    connection: Connection, index_id: int, model_id: int, chunker: Chunker, storage: StorageConfig
+) -> Generation:
     row = _returned(
         connection,
-        "insert into generation (index_id, model_id, chunker_fingerprint, chunker) values (%s, %s, %s, %s)"
-        " returning generation_id",
-        [index_id, model_id, chunker.fingerprint, Jsonb(chunker.settings)],
+        "insert into generation (index_id, model_id, chunker_fingerprint, chunker, storage)"
+        " values (%s, %s, %s, %s, %s) returning generation_id",
+        [index_id, model_id, chunker.fingerprint, Jsonb(chunker.settings), Jsonb(storage.model_dump())],
     )
     created = generation(connection, int(row[0]))
     assert created is not None
@@ -206,10 +270,10 @@ def _create(connection: Connection, index_id: int, model_id: int, chunker: Chunk
                 chunk_id uuid primary key,
                 document_id bigint not null,
                 tenant text not null default 'public',
-                embedding vector({}) storage plain not null
+                embedding {}({}) storage plain not null
             )
             """
-        ).format(created.table, sql.Literal(created.dimensions))
+        ).format(created.table, sql.SQL(storage.type), sql.Literal(created.dimensions))
     )
     connection.execute("select open_to_search(%s)", [created.generation_id])
     return created
@@ -217,7 +281,11 @@ def _create(connection: Connection, index_id: int, model_id: int, chunker: Chunk
 
 def _one(connection: Connection, where: str, values: list[Any]) -> Generation | None:
     row = connection.execute((_SELECT + where).encode(), values).fetchone()
-    return None if row is None else Generation(*row)
+    return None if row is None else _generation(row)
+
+
+def _generation(row: tuple[Any, ...]) -> Generation:
+    return Generation(*(*row[:-2], StorageConfig.model_validate(row[-2]), row[-1]))
 
 
 def _returned(connection: Connection, query: str, values: list[Any]) -> tuple[Any, ...]:

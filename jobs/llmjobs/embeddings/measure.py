@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from psycopg import sql
 
-from llmjobs.contracts.embeddings import MeasureConfig, MeasureResult, RefreshResult
+from llmjobs.contracts.embeddings import MeasureConfig, MeasureResult
 from llmjobs.contracts.environment import Identity
 from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.database.connection import Connection, connect
@@ -62,7 +62,9 @@ def measure(connection: Connection, config: MeasureConfig) -> MeasureResult:
     Raises:
         BadConfig: There is no such run, or it was not finished.
     """
-    refreshed = _refreshed(connection, config)
+    refreshed = finished_result(connection, config.name, config.run_id)
+    if refreshed is None:
+        raise BadConfig(f"{config.name}: run {config.run_id} is not in the database, or was not finished")
     target = generation(connection, refreshed.generation_id)
     if target is None:
         raise BadConfig(f"{config.name}: the generation of run {config.run_id} was replaced: start a new run")
@@ -92,13 +94,6 @@ def mirrored(result: MeasureResult) -> MeasureResult:
         note = f"MLflow failed ({type(error).__name__}: {str(error)[:200]}); the figures are in the database"
         logger.warning(note)
         return result.model_copy(update={"mlflow_note": note})
-
-
-def _refreshed(connection: Connection, config: MeasureConfig) -> RefreshResult:
-    found = finished_result(connection, config.name, config.run_id)
-    if found is None:
-        raise BadConfig(f"{config.name}: run {config.run_id} is not in the database, or was not finished")
-    return found
 
 
 def _lag_hours(connection: Connection, target: Generation) -> float:

@@ -42,6 +42,9 @@ from llmjobs.results import main
 
 logger = logging.getLogger(__name__)
 
+ANALYSED = 500
+"""Rows of a plan from which on its statistics are worth their time: without any, closing rows costs their square."""
+
 
 @dataclass
 class Work:
@@ -86,7 +89,7 @@ def plan(connection: Connection, config: RefreshConfig, sources: Sequence[Source
     found = _look(connection, config, sources, index_id, known)
     with connection.transaction():
         lock_index(connection, config.name)
-        wanted = ensure_generation(connection, config.name, model, chunker)
+        wanted = ensure_generation(connection, config.name, model, chunker, config.storage)
         removed = sorted(known.keys() - {source.name for source in sources})
         seen = Seen(found, removed, known_failures(connection, wanted.index_id))
         answering = active_generation(connection, config.name)
@@ -257,6 +260,8 @@ def _write_plan(
         copy.set_types(["int8", "int4", "int4", *["text"] * 4, "bytea", "bytea", "text", "text", "text"])
         for row in rows:
             copy.write_row(row)
+    if len(rows) >= ANALYSED:
+        connection.execute("analyze refresh_plan")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from llmjobs.embeddings.documents.source import Source, Unreadable
 from llmjobs.embeddings.embed import embed
 from llmjobs.embeddings.embedders.tokens import TokenizerTokens
 from llmjobs.embeddings.finalise import finalise
+from llmjobs.embeddings.generations import Generation
 from llmjobs.embeddings.model import Purpose, TextRefused, Usage, Vectors
 from llmjobs.embeddings.plan import chunker_of, plan
 from llmjobs.lake import Lake
@@ -107,7 +108,7 @@ class Night:
     def beside(self, name: str) -> Night:
         """Return an index of another name, with a folder of its own, in the same database."""
         folder = self.folder.with_name(name)
-        values = self.config.model_dump() | {"name": name, "source": {"url": f"documents/{name}"}}
+        values = self.config.model_dump() | {"name": name, "source": {"url": f"documents/{name}", "language": "en"}}
         return Night(self.lake, folder, self.url, CountingModel(), RefreshConfig.model_validate(values))
 
     def write(self, **documents: str) -> None:
@@ -146,7 +147,13 @@ class Night:
         return self.models[settings["name"]]
 
     def finalise(self, connection: Connection, run_id: int, config: RefreshConfig | None = None) -> RefreshResult:
-        return finalise(connection, FinaliseConfig(**(config or self.config).model_dump(), run_id=run_id))
+        values = (config or self.config).model_dump()
+        return finalise(connection, FinaliseConfig(**values, run_id=run_id), self.lake, self.encoder_of)
+
+    def encoder_of(self, of: Generation) -> CountingModel:
+        """Return what encoded a generation."""
+        name = of.model_settings["name"]
+        return self.model if name == self.model.name else CountingModel(name=name, dimensions=of.dimensions)
 
 
 def check_sound(connection: Connection, night: Night) -> None:

@@ -194,7 +194,9 @@ def test_another_model_fills_a_generation_beside_the_active_one(loaded: Night, c
     assert (result.active, result.dimensions, result.texts_embedded) == (True, 24, 36)
     assert result.version != first.version
     check_sound(connection, loaded)
-    # The next night drops what is retired; going back then costs no encoding.
+    # It is kept for a rollback until its days are over; going back then costs no encoding.
+    assert connection.execute(states).fetchall()[0] == (first.generation_id, "former")
+    connection.execute("update generation set replaced_at = now() - interval '8 days' where state = 'former'")
     loaded.refresh()
     assert connection.execute(states).fetchall() == [(planned.generation_id, "active")]
     loaded.model = CountingModel()
