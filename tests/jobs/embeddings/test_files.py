@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_a_folder_that_is_not_there_is_no_empty_source(tmp_path: Path) -> None:
 def test_what_decides_a_document_is_in_its_hash_and_the_rest_is_not(tmp_path: Path) -> None:
     lake = written(tmp_path, **{"a.md": "text"})
 
-    def hashed(**fields: object) -> bytes:
+    def hashed(**fields: Any) -> bytes:
         (found,) = source(lake, **fields).hashes(["a.md"])
         assert isinstance(found[1], dict)
         return found[1]["a.md"]

@@ -85,7 +85,7 @@ def test_what_cannot_be_read_says_so_and_what_is_gone_is_passed_over(web: Web) -
     web.put("/away", "", 302, location="http://169.254.169.254/latest")
     web.put("/moved", "", 301, location="/here")
     web.put("/here", "<p>here</p>")
-    web.put("/zip", "x", **{"content-type": "application/zip"})
+    web.put("/zip", "x", 200, **{"content-type": "application/zip"})
     places = [Place(f"{web.url}{path}", f"{web.url}{path}") for path in ("/away", "/moved", "/zip", "/gone")]
     away, zipped, moved = web.source().read(places)
     assert isinstance(away, Unreadable)
