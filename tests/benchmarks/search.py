@@ -1,7 +1,7 @@
 """How good and how fast search is.
 
     python -m tests.benchmarks.search                    # 5,000 vectors without meaning: the short form
-    NIGHTSHIFT_FULL=1 python -m tests.benchmarks.search  # Cranfield's 225 questions; 100,000 sentences: minutes of encoding
+    NIGHTSHIFT_FULL=1 python -m tests.benchmarks.search  # Cranfield and 100,000 sentences: minutes of encoding
 
 The full form reads ``../shared/data``. What it encodes is kept in ``$NIGHTSHIFT_BENCH_CACHE``, if that names a folder,
 so that a second run is cheap. Nothing was tuned on the questions: k1 1.2, b 0.75 and RRF's 60 are the literature's.
@@ -27,7 +27,7 @@ from llmjobs.contracts.embeddings import EmbedderConfig
 from llmjobs.database.connection import Connection, connect
 from llmjobs.embeddings.chunker import Chunker
 from llmjobs.embeddings.generations import Generation
-from llmjobs.embeddings.model import SentenceModel
+from llmjobs.embeddings.model import SentenceModel, Usage
 from llmjobs.embeddings.search import arms, search_with_plan
 from llmjobs.embeddings.search.exchange import Header, Maker, Row, load
 from tests.benchmarks.embeddings import server
@@ -125,7 +125,7 @@ def interval(differences: npt.NDArray[np.float64]) -> tuple[float, float]:
 
 
 def filter_figures(connection: Connection) -> Iterator[Figure]:
-    """Yield recall@10 and latency by selectivity, behind filters that follow a question, that avoid it, and at random."""
+    """Yield recall@10 and latency by selectivity: filters that follow a question, avoid it, and at random."""
     vectors, what = corpus()
     queries, held = vectors[:QUERIES], vectors[QUERIES:]
     # The k-th share of the corpus along one direction of meaning: documents of one topic are in one share.
@@ -138,7 +138,7 @@ def filter_figures(connection: Connection) -> Iterator[Figure]:
     )
     generation = put(connection, "corpus", rows, held.shape[1])
     build(connection, generation)
-    near = [at for at in np.argsort(-(queries @ queries[0]))]
+    near = list(np.argsort(-(queries @ queries[0])))
     for share in SHARES:
         for kind, asked in (("random", range(QUERIES)), ("near", near[: QUERIES // 2]), ("far", near[: QUERIES // 2])):
             mask = {"random": chance < share, "near": order < share, "far": order >= 1 - share}[kind]
@@ -157,7 +157,7 @@ def marks(order: float, chance: float) -> dict[str, bool]:
     return {name: True for name, inside in found.items() if inside}
 
 
-def filtered(
+def filtered(  # noqa: PLR0917 - one filter, all that is known of it
     connection: Connection,
     what: str,
     queries: Vectors,
@@ -221,8 +221,8 @@ def corpus() -> tuple[Vectors, str]:
         return vectors, f"{len(vectors) - QUERIES} sentences, MiniLM bfloat16"
     chance = np.random.default_rng(5)
     topics = chance.standard_normal((50, 64))
-    vectors = topics[chance.integers(0, 50, VECTORS + QUERIES)] + chance.standard_normal((VECTORS + QUERIES, 64))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), f"{VECTORS} made-up vectors"
+    drawn = topics[chance.integers(0, 50, VECTORS + QUERIES)] + chance.standard_normal((VECTORS + QUERIES, 64))
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32), f"{VECTORS} made-up vectors"
 
 
 def sentences() -> list[str]:
@@ -230,7 +230,7 @@ def sentences() -> list[str]:
     found: set[str] = set()
     for path in sorted([*DATA.glob("instructions/*"), *DATA.glob("eval/*"), *DATA.glob("retrieval/cran.all*")]):
         for text in strings(path):
-            parts = re.split(r"(?<=[.!?。！？])\s+|\n+", text)
+            parts = re.split(r"(?<=[.!?\u3002\uff01\uff1f])\s+|\n+", text)
             found.update(part.strip()[:600] for part in parts if len(part.strip()) >= 20)
     return sorted(found, key=lambda text: hashlib.sha256(text.encode()).digest())
 
@@ -264,6 +264,8 @@ def leaves(value: Any) -> Iterator[str]:
 
 class Known:
     """An encoder of one question, encoded before: the model's time is another benchmark's."""
+
+    usage = Usage()
 
     def __init__(self, vector: Vectors) -> None:
         self.vector = vector

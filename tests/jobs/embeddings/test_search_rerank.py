@@ -47,7 +47,7 @@ def endpoint() -> Iterator[Endpoint]:
                 return json.dumps({"results": rows[::-1]})
             return json.dumps([{"index": at, "score": len(text)} for at, text in enumerate(body["texts"])][::-1])
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *args: Any) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +121,7 @@ def find(
         details=sql.SQL(_DETAILS).format(
             vectors=generation.table,
             k=sql.Literal(question.k),
-            closeness=sql.SQL("greatest(1 - (v.embedding <=> %(vector)s), 0)" if with_vectors else "null"),
+            closeness=sql.SQL(f"greatest(1 - (v.embedding <=> {_asked(generation)}), 0)" if with_vectors else "null"),
         ),
     )
     values = {
@@ -136,12 +135,8 @@ def find(
     }
     # Never a prepared plan: it would know neither how many rows are wanted nor how rare the words are.
     rows = connection.execute(statement, values, prepare=False).fetchall()
-    hits = [Hit(*row[1:9], vector_score=row[9], text_score=row[10], fused_score=row[7], **_origin(row)) for row in rows]
+    hits = [Hit(**dict(zip(_COLUMNS, row[1:], strict=True)), fused_score=row[_SCORE]) for row in rows]
     return hits, rows[0][0] if rows else 0
-
-
-def _origin(row: tuple[Any, ...]) -> dict[str, Any]:
-    return dict(zip(("source", "title", "metadata", "tenant", "language"), row[11:], strict=True))
 
 
 def _by_vector(generation: Generation, scope: Scope, depth: int, exact: bool) -> sql.Composable:
@@ -149,20 +144,31 @@ def _by_vector(generation: Generation, scope: Scope, depth: int, exact: bool) ->
     if exact:
         where = _among(scope, "v")
         # An order by an expression keeps the planner away from the vector index.
-        order = "(v.embedding <=> %(vector)s) + 0"
+        order = f"(v.embedding <=> {_asked(generation)}) + 0"
     else:
         where = _holds(scope, "v")
-        order = "v.embedding <=> %(vector)s"
+        order = f"v.embedding <=> {_asked(generation)}"
     # The walk through the index may hand rows over a little out of order, so they are sorted again.
     return sql.SQL(
         """
         select chunk_id, -distance as score, row_number() over (order by distance, chunk_id) as position
         from (
-            select v.chunk_id, v.embedding <=> %(vector)s as distance from {vectors} v {where}
+            select v.chunk_id, v.embedding <=> {asked} as distance from {vectors} v {where}
             order by {order} limit {depth}
         ) nearest
         """
-    ).format(vectors=generation.table, where=where, order=sql.SQL(order), depth=sql.Literal(depth))
+    ).format(
+        asked=sql.SQL(_asked(generation)),
+        vectors=generation.table,
+        where=where,
+        order=sql.SQL(order),
+        depth=sql.Literal(depth),
+    )
+
+
+def _asked(generation: Generation) -> str:
+    """Return the question's vector in the type that is stored: only then the index answers."""
+    return f"%(vector)s::{generation.storage.type}"
 
 
 def _by_words(scope: Scope, depth: int) -> sql.Composable:
@@ -208,6 +214,14 @@ _FUSED = {
         from by_vector a full join by_words b using (chunk_id)
     )""",  # noqa: S608 - two numbers of ours
 }
+
+_COLUMNS = (
+    "document", "heading", "text", "chunk", "start_char", "end_char", "score", "generation_id", "vector_score",
+    "text_score", "source", "title", "metadata", "tenant", "language",
+)  # fmt: skip
+"""What `_DETAILS` selects after its count, as fields of `Hit`."""
+
+_SCORE = 1 + _COLUMNS.index("score")
 
 _DETAILS = """
     select (select count(*) from by_vector), d.key, c.heading, c.content, c.ordinal, c.start_char, c.end_char, f.score,
