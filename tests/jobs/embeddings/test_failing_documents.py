@@ -8,8 +8,8 @@ from llmjobs.contracts.embeddings import RefreshConfig, RefreshResult
 from llmjobs.database.connection import Connection
 from llmjobs.embeddings import cache
 from llmjobs.embeddings.model import TextRefused
+from tests.jobs.embeddings.memory import Shelf, page
 from tests.jobs.embeddings.night import Night, check_sound
-from tests.jobs.embeddings.shelf import Shelf, page
 
 POISON = "poison"
 

@@ -10,8 +10,8 @@ import pytest
 from llmjobs.contracts.embeddings import RefreshConfig
 from llmjobs.contracts.errors import BadData
 from llmjobs.database.connection import Connection
+from tests.jobs.embeddings.memory import Shelf, page
 from tests.jobs.embeddings.night import Night, check_sound
-from tests.jobs.embeddings.shelf import Shelf, page
 
 
 def with_sources(night: Night, *names: str, **more: Any) -> RefreshConfig:
@@ -47,7 +47,7 @@ def shelf(night: Night) -> Shelf:
 
 
 def names(connection: Connection) -> list[tuple[str, str]]:
-    return connection.execute("select source, key from document order by 1, 2").fetchall()  # type: ignore[return-value]
+    return connection.execute("select source, key from document order by 1, 2").fetchall()
 
 
 def vectors(connection: Connection) -> list[Any]:
