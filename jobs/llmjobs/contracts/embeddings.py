@@ -434,7 +434,7 @@ class RefreshResult(JobResult):
     cost: float = 0.0
     next_generation_id: int = 0
     next_documents: int = 0
-    held_back: list[str] = []
+    held_back: list[str] = Field(default=[])
 
 
 class MeasureResult(RefreshResult):

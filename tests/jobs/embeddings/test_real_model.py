@@ -44,7 +44,8 @@ def guide(
     """The guide, indexed as the night does it."""
     root = tmp_path_factory.mktemp("lake")
     shutil.copytree(GUIDE, root / "documents" / "guide")
-    sources, model = opened(CONFIG, Lake(f"file://{root}")), SentenceModel(CONFIG.embedder)
+    lake = Lake(f"file://{root}")
+    sources, model = opened(CONFIG, lake), SentenceModel(CONFIG.embedder)
     with (
         new_database(postgres_server, template=database_name(migrated_database_url)) as url,
         connect(url) as connection,
