@@ -8,7 +8,7 @@ VENV := .venv/bin
 SETUP := python3 docker/local/bootstrap.py
 STACK := PYTHONPATH=docker/local:jobs $(VENV)/python -m embedded
 CHECKED := jobs plugins dags docker/local tests
-ROOMS := dags instructions training embeddings prompts serving
+ROOMS := dags instructions training embeddings search prompts serving
 
 # For tests and benchmarks: ninja and the tools on the PATH, compiled operators and converted models kept in the clone.
 TESTING := PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)/jobs:$(CURDIR)/plugins:$(CURDIR)/docker/local" \

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-ROOMS = ("dags", "instructions", "training", "embeddings", "prompts", "serving")
+ROOMS = ("dags", "instructions", "training", "embeddings", "search", "prompts", "serving")
 """The rooms of ``make bench``; one that has no benchmark yet says so as a skipped figure."""
 
 

@@ -199,9 +199,9 @@ class StorageConfig(Strict):
     type: Literal["vector", "halfvec"] = Field(
         default="vector", description="halfvec: half the space, 16-bit floats; up to 4,000 dimensions in an index"
     )
-    index: Literal["hnsw", "binary", "none"] = Field(
+    index: Literal["hnsw", "none"] = Field(
         default="hnsw",
-        description="binary: HNSW on one bit a dimension, re-ranked by the stored vectors; none: exact search",
+        description="none: every search compares all vectors",
     )
     m: int = Field(default=16, ge=2, le=100, description="HNSW: links of a vector")
     ef_construction: int = Field(default=64, ge=4, le=1000, description="HNSW: candidates while building")

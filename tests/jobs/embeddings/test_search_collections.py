@@ -66,12 +66,14 @@ def test_a_delete_takes_the_documents_of_its_tenants_and_leaves_nothing_behind(s
 def test_an_index_survives_the_way_out_and_in(shelf: Connection, tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"shelf{ending}"
     assert export_index(shelf, INDEX, path) == len(BOOKS)
-    import_index(shelf, path, "again")
+    generation = import_index(shelf, path, "again")
+    built = "select indisvalid from pg_index where indexrelid = %s::regclass"
+    assert shelf.execute(built, [f"chunk_vector_{generation.generation_id}_hnsw"]).fetchone() == (True,)
     for mode in ("vector", "text"):
         first, second = (
             sorted((round(hit.score, 6), hit.document, hit.text, hit.tenant) for hit in hits)
             for hits in (
-                search(shelf, name, "stone trees", 10, tenants=ALL, mode=mode, encoder=CountingModel())  # type: ignore[arg-type]
+                search(shelf, name, "stone trees", 10, tenants=ALL, mode=mode, encoder=CountingModel())
                 for name in (INDEX, "again")
             )
         )

@@ -23,6 +23,7 @@ from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.database.connection import Connection
 from llmjobs.embeddings.generations import Generation, activate, active_generation, ensure_generation, lock_index
 from llmjobs.embeddings.search.statistics import refresh_statistics
+from llmjobs.embeddings.vector_index import look_after
 
 FORMAT = "nightshift-index 1"
 
@@ -183,7 +184,7 @@ def _flat(row: Row) -> Row:
 def import_index(connection: Connection, path: Path, name: str = "") -> Generation:
     """Read an exported file into an index that does not exist yet, and let it answer.
 
-    All or nothing. Vectors are searched exactly until an index over them is built (`build_vector_index`).
+    All or nothing; the vector index is built afterwards, while the new index answers already.
 
     Args:
         connection: In autocommit mode, of the tables' owner.
@@ -194,7 +195,9 @@ def import_index(connection: Connection, path: Path, name: str = "") -> Generati
         BadData: The file is none, a row of it is wrong, or the index exists.
     """
     header, rows = read_file(path)
-    return load(connection, Header(name or header.index, header.model, header.chunker), rows, str(path))
+    found = load(connection, Header(name or header.index, header.model, header.chunker), rows, str(path))
+    look_after(connection, found, dict.fromkeys(("chunks_added", "chunks_changed", "chunks_deleted"), 0))
+    return found
 
 
 def read_file(path: Path) -> tuple[Header, Iterator[Row]]:
