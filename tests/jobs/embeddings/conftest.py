@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.jobs.embeddings.night")
+pytest.register_assert_rewrite("tests.jobs.embeddings.night", "tests.jobs.embeddings.kills")
 
 from llmjobs.contracts.embeddings import RefreshConfig  # noqa: E402
 from llmjobs.database.connection import Connection, connect  # noqa: E402
