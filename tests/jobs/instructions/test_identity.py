@@ -76,6 +76,49 @@ def test_texts_are_normalised_as_python_would(text: str) -> None:
     assert found[1] is None
 
 
+@QUICK
+@given(texts=st.lists(st.text("aB \t\n\x0b\x0c\r\x1c\u00a0\u2028é", max_size=8) | st.none(), max_size=6))
+def test_runs_of_white_space_are_one_space_whatever_they_are_of(texts: list[str | None]) -> None:
+    series = pl.Series(texts, dtype=pl.String)
+    at_once = series.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    assert normalised(series).to_list() == at_once.to_list()
+
+
+def test_ids_are_those_of_earlier_releases() -> None:
+    pinned = [
+        (
+            "e0633c6a59e0dd8deabb37ef194d0e00221aea3906e18ae66082f0a3e7ca6660",
+            95260225474721491839866721493051426312,
+            28374400321156705279442419223626511438,
+            28374400321156705279442419223626511438,
+            28374400321156705279442419223626511438,
+        ),
+        (
+            "55eb9d79009477d12cb8f8f360c6ca505c5ac612414b94c2a5e37ba93a37c9a1",
+            155929809831228078519362832633870096741,
+            62721809199327777049414426936376079525,
+            162587105588075563920644500035636842223,
+            162587105588075563920644500035636842223,
+        ),
+        (
+            "017530e7f627554583f14460bfa0b0d2ac731da3756ce49281592c0f0a213902",
+            -73402252413972140434907305869685341140,
+            99159027114874008660626723315927488458,
+            99159027114874008660626723315927488458,
+            86278729144216183873766424620738952871,
+        ),
+    ]
+    turns = [
+        one("The  café\tis\nopen. ", " Is it OPEN? "),
+        [{"role": "system", "content": 'Say "yes"\\', "tool_calls": None}, *one("Yes"), *one("No", "And now?")],
+        one("漢字\u3000かな", "e\u0301"),
+    ]
+    found = identify(rows(turns, conversation=[None, None, "7"], prompt=["Is it OPEN?", "Ask", "e\u0301"]))
+    assert found["row_id"].bin.encode("hex").to_list() == [ids[0] for ids in pinned]
+    keys = found.select("said_key", "first_key", "prompt_key", "group_key")
+    assert keys.rows() == [ids[1:] for ids in pinned]
+
+
 def test_what_is_said_ignores_white_space_case_and_composition_only() -> None:
     texts = ["Der Café  ist zu.", "der cafe\u0301 \n ist ZU. ", "Der Cafe ist zu.", "Der Café ist zu!"]
     found = identify(rows([one(text) for text in texts]))
