@@ -27,7 +27,7 @@ from tests.benchmarks.peers import PeerMissingError, environment, output_of
 from tests.fixtures.postgres import new_database, new_server
 from tests.jobs.embeddings.night import Night
 
-ROUNDS = 3
+ROUNDS = 1
 CHANGED = DOCUMENTS // 100
 SIZES = (1_000, 10_000)
 OURS = "nightshift"
