@@ -11,7 +11,7 @@ from itertools import islice
 from llmjobs.contracts.embeddings import EmbedConfig
 from llmjobs.database.connection import Connection
 from llmjobs.embeddings.chunker import Chunk
-from llmjobs.embeddings.model import Encoder, TextRefused, Vectors
+from llmjobs.embeddings.model import BrokenOff, Encoder, TextRefused, Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def encode_into_cache(
     commit, so the count says what was paid for, kills included.
 
     Raises:
-        JobError: The provider is in trouble.
+        JobError: The provider is in trouble; what it gave before is in the cache.
         TextRefused: It refuses everything, so no document is charged with it.
     """
     # The longest first, group by group: texts of like length meet in a batch, and nothing is padded for nothing.
@@ -66,10 +66,13 @@ def encode_into_cache(
     for group in _groups(hashes):
         started = time.perf_counter()
         spent = encoder.usage.cost
-        reasons, vectors = _encoded(encoder, [chunks[one].embedded_text for one in group])
-        taken = {one: vectors[at] for at, one in enumerate(group) if at not in reasons}
+        reasons, vectors, broken_off = _encoded(encoder, [chunks[one].embedded_text for one in group])
+        done = set(broken_off.done) if broken_off else set(range(len(group))) - reasons.keys()
+        taken = {one: vectors[at] for at, one in enumerate(group) if at in done}
         tokens = sum(chunks[one].tokens for one in taken)
         _store(connection, model_id, config, taken, tokens=tokens, cost=encoder.usage.cost - spent)
+        if broken_off:
+            raise broken_off
         total.texts += len(taken)
         total.refused.update((group[at], reason) for at, reason in reasons.items())
         rate = len(group) / max(time.perf_counter() - started, 1e-9)
@@ -100,14 +103,16 @@ def note_last_use(connection: Connection, model_id: int, hashes: list[bytes]) ->
     )
 
 
-def _encoded(encoder: Encoder, texts: list[str]) -> tuple[dict[int, str], Vectors]:
-    """Return reasons by position of what was refused, and all vectors, (texts, dimensions)."""
+def _encoded(encoder: Encoder, texts: list[str]) -> tuple[dict[int, str], Vectors, BrokenOff | None]:
+    """Return reasons by position of what was refused, all vectors, (texts, dimensions), and what broke it off."""
     try:
-        return {}, encoder.encode(texts)
+        return {}, encoder.encode(texts), None
     except TextRefused as error:
         if len(error.reasons) == len(texts) >= ALL_REFUSED:
             raise
-        return error.reasons, error.vectors
+        return error.reasons, error.vectors, None
+    except BrokenOff as error:
+        return {}, error.vectors, error
 
 
 def _store(

@@ -11,14 +11,15 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from llmjobs.contracts.embeddings import EmbedConfig, EmbedResult
+from llmjobs.contracts.embeddings import EmbedConfig, EmbedderConfig, EmbedResult
 from llmjobs.contracts.errors import BadConfig
 from llmjobs.database.connection import Connection, connect
 from llmjobs.embeddings.cache import Encoded, encode_into_cache, missing_hashes
 from llmjobs.embeddings.chunker import Chunk
 from llmjobs.embeddings.documents.opened import opened
 from llmjobs.embeddings.documents.source import Source
-from llmjobs.embeddings.model import Model, Share, model_of
+from llmjobs.embeddings.generations import generation
+from llmjobs.embeddings.model import Model, Share, keep_precision, model_of
 from llmjobs.embeddings.outcomes import Outcome, close_rows
 from llmjobs.embeddings.pages import Page, open_rows, pages
 from llmjobs.embeddings.publish import Content, publish
@@ -33,7 +34,15 @@ def run(config: EmbedConfig) -> EmbedResult:
     """Embed one shard into the database of ``LLMJOBS_DATABASE_URL``."""
     with connect() as connection:
         sources = opened(config, Lake.from_environment())
-        return embed(connection, config, sources, model_of(config.embedder, _share(connection, config)))
+        model = model_of(_embedder(connection, config), _share(connection, config))
+        return embed(connection, config, sources, model)
+
+
+def _embedder(connection: Connection, config: EmbedConfig) -> EmbedderConfig:
+    """Return the embedder with the precision that the plan found, whatever this machine would choose."""
+    row = connection.execute("select generation_id from refresh_run where run_id = %s", [config.run_id]).fetchone()
+    planned = generation(connection, row[0]) if row else None
+    return keep_precision(config.embedder, planned.model_settings if planned else {})
 
 
 def embed(

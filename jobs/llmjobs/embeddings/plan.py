@@ -32,7 +32,7 @@ from llmjobs.embeddings.generations import (
 )
 from llmjobs.embeddings.held import held_count, held_in, held_of, lacking
 from llmjobs.embeddings.mass_delete import guard
-from llmjobs.embeddings.model import Model, model_of
+from llmjobs.embeddings.model import Model, keep_precision, model_of
 from llmjobs.embeddings.outcomes import REASON_CHARACTERS
 from llmjobs.embeddings.runs import open_run
 from llmjobs.embeddings.stamps import stage, stage_removal
@@ -73,7 +73,9 @@ def run(config: RefreshConfig) -> PlanResult:
     """Plan the refresh of the index in the database of ``LLMJOBS_DATABASE_URL``."""
     with connect() as connection:
         sources = opened(config, Lake.from_environment())
-        return plan(connection, config, sources, model_of(config.embedder))
+        answering = active_generation(connection, config.name)
+        embedder = keep_precision(config.embedder, answering.model_settings if answering else {})
+        return plan(connection, config, sources, model_of(embedder))
 
 
 def plan(connection: Connection, config: RefreshConfig, sources: Sequence[Source], model: Model) -> PlanResult:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from llmjobs.contracts.embeddings import RefreshConfig, RefreshResult
+from llmjobs.contracts.errors import JobError
 from llmjobs.database.connection import Connection
 from llmjobs.embeddings import cache
-from llmjobs.embeddings.model import TextRefused
+from llmjobs.embeddings.model import BrokenOff, TextRefused, Vectors
 from tests.jobs.embeddings.memory import Shelf, page
-from tests.jobs.embeddings.night import Night, check_sound
+from tests.jobs.embeddings.night import CountingModel, Night, check_sound
 
 POISON = "poison"
 
@@ -150,3 +152,32 @@ def test_a_failed_document_that_goes_leaves_the_list(sixty_one: Night) -> None:
     assert trouble(sixty_one.refresh()) == (1, 1, 0)
     (sixty_one.folder / "note07.md").unlink()
     assert trouble(sixty_one.refresh()) == (0, 0, 0)
+
+
+class BreaksOff(CountingModel):
+    """A provider that goes away in the middle of its first call."""
+
+    gone: bool = False
+
+    def encode(self, texts: list[str]) -> Vectors:
+        if self.gone:
+            return super().encode(texts)
+        self.gone = True
+        done = list(range(len(texts) // 2))
+        vectors = np.zeros((len(texts), self.dimensions), dtype=np.float32)
+        vectors[done] = super().encode([texts[at] for at in done])
+        raise BrokenOff(JobError("the provider is down"), done, vectors)
+
+
+def test_what_a_provider_gave_before_it_went_away_is_not_paid_for_twice(night: Night, connection: Connection) -> None:
+    night.write(**{f"note{number}": f"Text {number}." for number in range(8)})
+    night.model = BreaksOff()
+    planned = night.plan(connection)
+    with pytest.raises(BrokenOff, match="the provider is down"):
+        night.embed(connection, planned.run_id, planned.shards[0].shard)
+    for work in planned.shards:
+        night.embed(connection, planned.run_id, work.shard)
+    result = night.finalise(connection, planned.run_id)
+    assert (result.documents, result.texts_embedded, trouble(result)) == (8, 8, (0, 0, 0))
+    assert sorted(night.model.encoded) == sorted({*night.model.encoded})
+    check_sound(connection, night)
