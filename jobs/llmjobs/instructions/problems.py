@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import polars as pl
 
+from llmjobs.instructions.json_texts import value_of
 from llmjobs.instructions.rules.pii import mask_text
 
 _NAMES_SHOWN = 10
@@ -42,10 +42,7 @@ def most_frequent(refused: pl.DataFrame, read: pl.DataFrame, files: Sequence[str
 
 def with_columns(why: str, raw: str | None) -> str:
     """Return a problem and, where the row is an object and the problem does not name them, its columns; masked."""
-    try:
-        value = json.loads(raw or "")
-    except (ValueError, RecursionError):
-        return mask_text(why)
+    value = value_of(raw or "")
     if not isinstance(value, dict) or not value or "its keys" in why:
         return mask_text(why)
     shown = ", ".join(name[:_NAME_CHARACTERS] for name in list(value)[:_NAMES_SHOWN])

@@ -23,6 +23,7 @@ from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import tables
 from llmjobs.instructions.identity import identify, key_of
 from llmjobs.instructions.intake import CHUNK_ROWS, Instruments, examine_into, weighed
+from llmjobs.instructions.json_texts import value_of
 from llmjobs.instructions.parts import READ_FLAGS, REFUSED_COLUMNS, Part
 from llmjobs.instructions.published import Published
 from llmjobs.instructions.quarantine import is_canonical
@@ -263,10 +264,7 @@ def _broken(row: dict[str, Any], way: _Way) -> pl.DataFrame:
 
 
 def _is_json(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
+    return isinstance(value_of(text), dict)
 
 
 def _placed(

@@ -160,6 +160,18 @@ def test_files_that_would_be_refused_end_with_65(
     assert "report.html" not in said
 
 
+@pytest.mark.parametrize("depth", [900, 100_000])
+def test_a_row_nested_too_deeply_is_shown_as_it_stands(
+    written: Callable[..., str], file: str, depth: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path(file).open("a", encoding="utf-8") as rows:
+        rows.write(f'\n{{"instruction": "a", "output": {"[" * depth}{"]" * depth}}}')
+    assert check.main([written(budgets={"max_quarantined_share": 0.5, "min_rows": 10}), file]) == 0
+    said = capsys.readouterr().out
+    assert "13 rows in = 10 published + 3 quarantined" in said
+    assert "rows.jsonl line 13" in said
+
+
 def test_a_person_would_be_asked(written: Callable[..., str], file: str, capsys: pytest.CaptureFixture[str]) -> None:
     budgets = {"max_quarantined_share": 0.5, "warn_quarantined_share": 0.1}
     assert check.main([written(budgets=budgets), file]) == 0

@@ -170,6 +170,24 @@ def test_what_only_an_audit_or_a_correction_holds_is_never_published(
         assert not [path.name for path in folder.iterdir() if mail.encode() in path.read_bytes()]
 
 
+def test_a_row_nested_too_deeply_is_searched_as_a_text(
+    lake: Lake, raw: Raw, config: MakeConfig, good: Good, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = f'{{"instruction": "Who is Jane Roe?", "output": {"[" * 100_000}{"]" * 100_000}}}'
+    rows = [*(json.dumps(good(number)) for number in range(10)), deep]
+    raw("a.jsonl", "\n".join(rows).encode())
+    first = prepare.run(config())
+    assert (first.published, first.quarantined) == (10, 1)
+    other = good(3)["instruction"]
+    for text, ids, raws in ((other, 1, 0), ("who is JANE roe?", 0, 1)):
+        found = takedown.take_down(lake, "rows", texts=[text], reason="asked")
+        assert (len(found.row_ids), len(found.raws)) == (ids, raws)
+    assert takedown.main(["--dataset", "rows", "--containing", "Jane Roe", "--reason", "asked"]) == 0
+    assert f"copy     audits/rows/versions/{first.audit_version}: quarantine.jsonl" in capsys.readouterr().out
+    after = prepare.run(config())
+    assert (after.published, after.reasons) == (9, {"taken_down": 2})
+
+
 def test_a_leak_and_a_row_left_out_are_taken_down_by_their_id(
     lake: Lake, raw: Raw, config: MakeConfig, good: Good
 ) -> None:

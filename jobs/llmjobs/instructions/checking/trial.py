@@ -14,6 +14,7 @@ from typing import Any
 from llmjobs.contracts.environment import LAKE_URL
 from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.instructions import DataContract, PrepareConfig
+from llmjobs.instructions.json_texts import texts_in, value_of
 from llmjobs.lake import Lake
 
 NAME = "check"
@@ -122,19 +123,7 @@ def _samples(lines: Any, most: int) -> dict[str, list[str]]:
 
 def _texts(raw: str) -> list[str]:
     """Return the texts of a row that is JSON, in its order, or the raw row."""
-
-    def walk(value: Any) -> Iterator[str]:
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, (dict, list)):
-            for part in value.values() if isinstance(value, dict) else value:
-                yield from walk(part)
-
-    try:
-        found = [text for text in walk(json.loads(raw)) if text.strip()]
-    except ValueError:
-        found = []
-    return found or [raw]
+    return [text for text in texts_in(value_of(raw)) if text.strip()] or [raw]
 
 
 def _sample(row: dict[str, Any], detail: str) -> str:

@@ -19,6 +19,7 @@ from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import tables
 from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.identity import identify
+from llmjobs.instructions.json_texts import texts_in
 from llmjobs.instructions.quarantine import is_canonical
 from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.lake import Lake
@@ -138,7 +139,7 @@ class Sought:
 
     def in_text(self, raw: str) -> bool:
         """Return whether a raw row holds one of the texts."""
-        said = _plain("\n".join(_texts(raw)))
+        said = _plain("\n".join(texts_in(raw, quoted=True)))
         return any(text in said for text in self.texts)
 
     def in_file(self, path: Path) -> bool:
@@ -152,7 +153,7 @@ class Sought:
         row_id = row.get("row_id")
         if (row_id.hex() if isinstance(row_id, bytes) else row_id) in self.ids:
             return True
-        said = _plain("\n".join(_texts(row)))
+        said = _plain("\n".join(texts_in(row, quoted=True)))
         if any(text in said for text in self.texts) or any(all(turn in said for turn in turns) for turns in self.rows):
             return True
         return pieces and any(piece in said for piece in self._pieces())
@@ -204,23 +205,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         with path.open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield every text in a value; of a text that is JSON itself, the texts in it too."""
-    if isinstance(value, str):
-        yield value
-        if value[:1] in {"{", "["}:
-            try:
-                yield from _texts(json.loads(value))
-            except ValueError:
-                return
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _texts(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts(part)
 
 
 def _plain(text: str) -> str:

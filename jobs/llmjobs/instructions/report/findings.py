@@ -16,6 +16,7 @@ from llmjobs.instructions.audit import breach_sentence, quarantined_rows, repair
 from llmjobs.instructions.ends import Accounts
 from llmjobs.instructions.expectations import Verdict
 from llmjobs.instructions.identity import key_of
+from llmjobs.instructions.json_texts import value_of
 from llmjobs.instructions.published import SCHEMA, Published
 from llmjobs.instructions.report.data import (
     Comparison,
@@ -358,13 +359,13 @@ def _raw_parts(raw: str | None) -> tuple[tuple[str, str], ...]:
     """Return a raw row as named texts; one that cannot be taken apart as it stands."""
     if raw is None:
         return ()
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
-        return (("raw", raw),)
+    value = value_of(raw)
     if not isinstance(value, dict):
         return (("raw", raw),)
-    texts = {
-        key: text if isinstance(text, str) else json.dumps(text, ensure_ascii=False) for key, text in value.items()
-    }
+    try:
+        texts = {
+            key: text if isinstance(text, str) else json.dumps(text, ensure_ascii=False) for key, text in value.items()
+        }
+    except RecursionError:  # nested as deep as Python just reads, and writing takes a little more
+        return (("raw", raw),)
     return tuple((key, text) for key, text in texts.items() if text)

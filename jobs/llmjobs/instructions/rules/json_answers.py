@@ -37,14 +37,14 @@ def _problem_and_label(text: str | None, answer: Answer) -> tuple[str | None, st
         return None, None
     try:
         value = json.loads(text, parse_constant=_refused)
-    except (ValueError, RecursionError) as error:
+        problem = _object_problem(value, answer)
+        label = value.get(answer.label) if isinstance(value, dict) and answer.label is not None else None
+        label = label if isinstance(label, str) or label is None else json.dumps(label, ensure_ascii=False)
+    except ValueError as error:
         return f"not valid JSON: {error}", None
-    problem = _object_problem(value, answer)
-    label = value.get(answer.label) if isinstance(value, dict) and answer.label is not None else None
-    return (
-        mask_text(problem) if problem else None,
-        label if isinstance(label, str) or label is None else json.dumps(label, ensure_ascii=False),
-    )
+    except RecursionError:  # of writing a field too, which takes a little more than reading it
+        return "not valid JSON: nested too deeply", None
+    return mask_text(problem) if problem else None, label
 
 
 def _refused(constant: str) -> None:

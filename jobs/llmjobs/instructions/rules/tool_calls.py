@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
+
+from llmjobs.instructions.json_texts import value_of
 
 
 def is_broken(tools: str | None, calls: Iterable[str]) -> bool:
@@ -25,10 +26,7 @@ def is_broken(tools: str | None, calls: Iterable[str]) -> bool:
 @lru_cache(maxsize=512)  # the rows of a dataset share few lists of tools
 def _names(tools: str) -> frozenset[str] | None:
     """Return the names of the functions, None where the text is no list of named functions."""
-    try:
-        listed = json.loads(tools)
-    except (ValueError, RecursionError):
-        return None
+    listed = value_of(tools)
     if not isinstance(listed, list):
         return None
     names = [_name(tool) for tool in listed]
@@ -42,10 +40,7 @@ def _name(tool: Any) -> str | None:
 
 
 def _listed(text: str) -> list[Any]:
-    try:
-        calls = json.loads(text)
-    except (ValueError, RecursionError):
-        return [None]
+    calls = value_of(text)
     return calls if isinstance(calls, list) and calls else [None]
 
 
