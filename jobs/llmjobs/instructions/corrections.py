@@ -112,9 +112,13 @@ def record(lake: Lake, name: str, edited: Iterable[str], *, who: str) -> int:
         who: Who edited them.
 
     Raises:
-        BadData: A line is no line of a quarantine file, or its text is not that of the source file (a leak), by which
-            a later night would find it.
+        BadData: The lake has neither an audit nor a version of the dataset; or a line is no line of a quarantine file,
+            or its text is not that of the source file (a leak), by which a later night would find it.
     """
+    if not (lake.versions("audits", name) or lake.versions("datasets", name)):
+        raise BadData(
+            f"dataset {name}: the lake has no audit and no version of it, so nothing was kept; look at --dataset"
+        )
     found = _entries(lake, name)
     known = {entry["before"]: entry for entry in found}
     count = 0
@@ -149,6 +153,13 @@ def _path(name: str) -> str:
     return f"corrections/{name}.jsonl"
 
 
+def _said(count: int) -> str:
+    if count == 0:
+        return "no row is corrected (every `raw` is as its `raw_before`), so nothing was kept"
+    kept, them = ("1 corrected row", "it") if count == 1 else (f"{count} corrected rows", "them")
+    return f"{kept} kept; a run with replay=last takes {them} in"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Take the edited quarantine files named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m llmjobs.instructions.corrections", description=__doc__)
@@ -160,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         lake = Lake.from_environment()
         for path in options.files:
             count = record(lake, options.dataset, path.read_text(encoding="utf-8").splitlines(), who=options.who)
-            sys.stdout.write(f"{path}: {count} corrected rows kept; a run with replay=last takes them in\n")
+            sys.stdout.write(f"{path}: {_said(count)}\n")
     except (JobError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return int(getattr(error, "exit_code", 1))

@@ -64,12 +64,31 @@ def test_a_correction_that_is_no_row_stays_in_quarantine(lake: Lake, raw: Raw, c
     assert left["reasons"] == [{"rule": "unreadable", "detail": "the correction holds 2 rows, not one"}]
 
 
+@pytest.fixture
+def audited(lake: Lake, tmp_path: Path) -> None:
+    """A dataset of which the lake has an audit."""
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    (folder / "quarantine.jsonl").touch()
+    lake.publish(folder, kind="audits", name="rows", version="a1")
+
+
+def test_a_dataset_that_is_not_there_is_refused(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "edited.jsonl"
+    path.write_text(json.dumps({"raw": "b", "raw_before": "a", "source_file": "a.json", "source_line": 1}))
+    assert corrections.main(["--dataset", "typo", str(path)]) == 65
+    assert "dataset typo: the lake has no audit and no version of it" in capsys.readouterr().err
+    assert lake.read_text("corrections/typo.jsonl") is None
+
+
+@pytest.mark.usefixtures("audited")
 def test_what_is_no_quarantine_file_is_refused(lake: Lake) -> None:
     with pytest.raises(BadData, match="line 2: no line of a quarantine file"):
         record(lake, "rows", ["", '{"raw": "a"}'], who="me")
     assert Corrections.of(lake, "rows") == Corrections()
 
 
+@pytest.mark.usefixtures("audited")
 def test_rows_as_they_were_are_passed_over(lake: Lake) -> None:
     row = {"raw": "a", "raw_before": "a", "source_file": "a.json", "source_line": 1}
     assert record(lake, "rows", [json.dumps(row)], who="me") == 0
@@ -90,12 +109,19 @@ def test_a_leak_is_corrected_in_its_file(lake: Lake, raw: Raw, config: MakeConfi
     assert lake.read_text("corrections/rows.jsonl") is None
 
 
-def test_the_command(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("audited")
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"raw": "b", "raw_before": "a", "source_file": "a.json", "source_line": 1}
     path = tmp_path / "edited.jsonl"
     path.write_text(json.dumps(row))
     assert corrections.main(["--dataset", "rows", "--who", "me", str(path)]) == 0
-    assert "1 corrected rows kept" in capsys.readouterr().out
+    assert "1 corrected row kept; a run with replay=last takes it in" in capsys.readouterr().out
+    path.write_text("\n".join(json.dumps({**row, "raw_before": before}) for before in ("a", "c")))
+    assert corrections.main(["--dataset", "rows", str(path)]) == 0
+    assert "2 corrected rows kept; a run with replay=last takes them in" in capsys.readouterr().out
+    path.write_text(json.dumps({**row, "raw_before": "b"}))
+    assert corrections.main(["--dataset", "rows", str(path)]) == 0
+    assert "no row is corrected" in capsys.readouterr().out
     path.write_text("oops")
     assert corrections.main(["--dataset", "rows", str(path)]) != 0
     assert "no line of a quarantine file" in capsys.readouterr().err

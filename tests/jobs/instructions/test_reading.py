@@ -278,6 +278,12 @@ def test_encodings_with_and_without_a_mark(encoding: str, indent: int | None) ->
     assert rows.select("instruction", "output").rows() == [("Grüß Gott", "你好 😀")]
 
 
+@pytest.mark.parametrize("zeros", [b"\0\0\0\n", b"\0{\0\n", b"\n\0\0\0\n", b"\n\0\n\0\n"])
+def test_zeros_at_the_beginning_do_not_make_a_file_utf_16_or_32(zeros: bytes) -> None:
+    rows = frame(zeros + json.dumps(B).encode() + b"\n")
+    assert rows["instruction"].drop_nulls().to_list() == ["B"]
+
+
 def test_a_broken_utf_16_unit_costs_only_its_row() -> None:
     good = json.dumps(B).encode("utf-16-le")
     broken = json.dumps(A).replace("a", "\ud800").encode("utf-16-le", "surrogatepass")

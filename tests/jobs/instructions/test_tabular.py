@@ -66,7 +66,8 @@ def test_a_broken_record_costs_only_itself(broken: str, problem: str) -> None:
 
 def test_bytes_that_are_no_text_stay_visible() -> None:
     rows = read(HEADER.encode() + b"A,,caf\xe9\nB,,b\n")
-    assert rows["read_problem"].to_list() == ["line 2, column 7: byte \\xe9 is no UTF-8", None]
+    fix = "save the file as UTF-8 (it looks like Windows-1252)"
+    assert rows["read_problem"].to_list() == [f"line 2, column 7: byte \\xe9 is no UTF-8; {fix}", None]
     assert rows["raw"][0] == "A,,caf\\xe9"
 
 

@@ -26,8 +26,11 @@ _UNMARKED = {
 }
 """Which of the first four bytes are not zero, in a text that begins with two ASCII characters (RFC 4627, section 3)."""
 
-_HEAD_BYTES = 4
+_PATTERN_BYTES, _HEAD_BYTES = 4, 1024
 _BAD = re.compile("[\udc00-\udcff]")
+_BAD_RUN = re.compile("[\udc00-\udcff]+")
+_SIGNS = "€‚„…‘’“”•–—«»°©®§£´"
+"""Signs of Windows-1252 that stand in texts, beside its letters."""
 
 
 class Utf8:
@@ -88,13 +91,29 @@ def shown(text: str) -> str:
     return text if bad_byte(text) < 0 else _BAD.sub(lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", text)
 
 
+def no_utf8(text: str, position: int) -> str:
+    """Return what is wrong with the byte at a position of a text, and how to mend the file where that is clear."""
+    problem = f"byte {shown(text[position])} is no UTF-8"
+    run = _BAD_RUN.match(text, position)
+    byte = bytes(ord(bad) - 0xDC00 for bad in run[0]) if run else b""
+    letter = byte.decode("cp1252", "replace")
+    # Alone: several are a cut-off character of UTF-8, or one of GBK. 0xff is a letter hardly any text has.
+    if len(letter) == 1 and 0x7F < byte[0] < 0xFF and (letter.isalpha() or letter in _SIGNS):
+        return f"{problem}; save the file as UTF-8 (it looks like Windows-1252)"
+    return problem
+
+
 def _encoding_of(head: bytes) -> tuple[bytes, str]:
     """Return the byte order mark and the encoding of a file that begins with `head`."""
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return mark, encoding
-    pattern = tuple(byte != 0 for byte in head[:_HEAD_BYTES])
-    return b"", _UNMARKED.get(pattern, "utf-8")  # type: ignore[arg-type]
+    pattern = tuple(byte != 0 for byte in head[:_PATTERN_BYTES])
+    encoding = _UNMARKED.get(pattern, "utf-8")  # type: ignore[arg-type]
+    # Zeros may begin a UTF-8 file too. One byte in four of UTF-32 is zero, and of UTF-16 that of any brace or comma.
+    more = head[_PATTERN_BYTES:_HEAD_BYTES]
+    least = len(more) // 4 if encoding.startswith("utf-32") else min(len(more), 1)
+    return b"", encoding if more.count(0) >= least else "utf-8"
 
 
 def _kept(error: UnicodeError) -> tuple[str, int]:

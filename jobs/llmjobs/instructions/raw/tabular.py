@@ -6,7 +6,7 @@ import csv
 from collections import Counter, deque
 from collections.abc import Iterator
 
-from llmjobs.instructions.raw.decoding import Utf8, bad_byte, shown
+from llmjobs.instructions.raw.decoding import Utf8, bad_byte, no_utf8, shown
 from llmjobs.instructions.raw.decompression import Blocks
 from llmjobs.instructions.raw.json_rows import ReadRow
 
@@ -170,7 +170,7 @@ def _checked(row: ReadRow) -> ReadRow:
     if bad >= 0:
         before = row.raw[:bad]
         where = f"line {row.line + before.count(chr(10))}, column {bad - before.rfind(chr(10))}"
-        what = "NUL byte" if row.raw[bad] == "\0" else f"byte {shown(row.raw[bad])} is no UTF-8"
+        what = "NUL byte" if row.raw[bad] == "\0" else no_utf8(row.raw, bad)
         row.problem = row.problem or f"{where}: {what}"
         row.raw = shown(row.raw)
     return row
