@@ -29,8 +29,8 @@ _UNMARKED = {
 _PATTERN_BYTES, _HEAD_BYTES = 4, 1024
 _BAD = re.compile("[\udc00-\udcff]")
 _BAD_RUN = re.compile("[\udc00-\udcff]+")
-_SIGNS = "€‚„…‘’“”•–—«»°©®§£´"
-"""Signs of Windows-1252 that stand in texts, beside its letters."""
+_SIGNS = b"\x80\x82\x84\x85\x91\x92\x93\x94\x95\x96\x97\xa3\xa7\xa9\xab\xae\xb0\xb4\xbb"
+"""Quotes, dashes and other signs of Windows-1252 that stand in texts, beside its letters."""
 
 
 class Utf8:
@@ -98,7 +98,7 @@ def no_utf8(text: str, position: int) -> str:
     byte = bytes(ord(bad) - 0xDC00 for bad in run[0]) if run else b""
     letter = byte.decode("cp1252", "replace")
     # Alone: several are a cut-off character of UTF-8, or one of GBK. 0xff is a letter hardly any text has.
-    if len(letter) == 1 and 0x7F < byte[0] < 0xFF and (letter.isalpha() or letter in _SIGNS):
+    if len(letter) == 1 and 0x7F < byte[0] < 0xFF and (letter.isalpha() or byte in _SIGNS):
         return f"{problem}; save the file as UTF-8 (it looks like Windows-1252)"
     return problem
 
