@@ -314,8 +314,9 @@ class EvaluationSet(Strict):
 class Leaks(Severities):
     """What no train row may match: validation and test of the dataset itself, and the sets named here.
 
-    A row matches when its first prompt is the same but for white space and letter case; or when the whole of it is
-    nearly the same.
+    White space and letter case aside, a row of a set matches every row with the same first prompt. Two rows of the
+    dataset match when all their user turns are the same, or when the only one of one row is the first of the other.
+    Either way rows match when the whole of them is nearly the same.
     """
 
     severity: Literal["off", "warn", "quarantine", "fail"] = "quarantine"

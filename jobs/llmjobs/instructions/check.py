@@ -80,7 +80,7 @@ def _budgets(trial: Trial, contract: DataContract) -> Iterator[str]:
 
 def _verdict(trial: Trial) -> Iterator[str]:
     if trial.refusal:
-        yield f"verdict: refused: {trial.refusal}"
+        yield f"verdict: these files would be refused: {trial.refusal}"
     else:
         yield "verdict: a person would be asked" if trial.question else "verdict: accepted"
 

@@ -64,7 +64,8 @@ def is_withdrawn(lake: Lake, name: str, version: str) -> str | None:
     why = f" ({mark.reason})" if mark.reason else ""
     return (
         f"dataset {name}: version {version[:_SHORT]} was withdrawn by {mark.by} at {mark.at}{why}, so it does not "
-        f"become current by itself; `versions publish {version[:_SHORT]}` takes the mark away"
+        f"become current by itself; `python -m llmjobs.instructions.versions --dataset {name} publish "
+        f"{version[:_SHORT]}` takes the mark away"
     )
 
 

@@ -38,6 +38,7 @@ def test_going_back_moves_the_pointer_and_withdraws_what_was_left(lake: Lake, th
     assert said is not None
     assert "cc33 was withdrawn by" in said
     assert "labels of May are wrong" in said
+    assert "`python -m llmjobs.instructions.versions --dataset rows publish cc33`" in said
     assert versions.is_withdrawn(lake, "rows", "aa11") is None
     assert versions.is_withdrawn(lake, "rows", "ab22") is None
 

@@ -73,8 +73,8 @@ def try_on(contract: DataContract, files: Sequence[str], *, lake: Lake | None = 
         with own.open(f"audits/{NAME}/versions/{audits[-1].version}/quarantine.jsonl") as rows:
             shown = _samples(rows, samples)
     if figures.get("sentence"):
-        # Without the address of a report that is gone.
-        refusal = str(figures["sentence"]) if refusal else ""
+        # Without the address of a report that is gone, and without the name of a dataset that there never was.
+        refusal = str(figures["sentence"]).partition(": ")[2] if refusal else ""
     return Trial(figures, refusal, question=figures["decision"] == "ask", samples=shown)
 
 
