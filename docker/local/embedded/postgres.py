@@ -112,6 +112,9 @@ def wait_until_ready(home: Home, ports: Ports, *, patience_seconds: float = 60.0
         time.sleep(0.1)
 
 
+READER = "nightshift_reader"
+
+
 def create_databases(home: Home, ports: Ports) -> None:
     """Make the roles and databases ``airflow`` and ``nightshift``, each its own, unless they exist."""
     secrets = home.secrets()
@@ -124,6 +127,10 @@ def create_databases(home: Home, ports: Ports) -> None:
                 connection.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(sql.Identifier(name)))
     with _connect(home, ports, "nightshift") as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")  # only a superuser may
+        # What a search runs as: row-level security shows it the tenants that the search names, and no others.
+        if not _exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", READER):
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(READER)))
+        connection.execute(sql.SQL("GRANT {} TO nightshift").format(sql.Identifier(READER)))
 
 
 def _connect(home: Home, ports: Ports, database: str) -> psycopg.Connection[Any]:

@@ -130,7 +130,10 @@ def _pending(connection: Connection, migrations: list[Migration]) -> list[Migrat
 
 def _apply(connection: Connection, migration: Migration) -> None:
     with connection.transaction():
-        connection.execute(migration.sql.encode())
+        try:
+            connection.execute(migration.sql.encode())
+        except psycopg.errors.RaiseException as error:  # a migration says itself what an administrator must do
+            raise BadConfig(f"{migration.name}: {error.diag.message_primary}") from error
         connection.execute(
             "insert into schema_migrations (version, name, sha256) values (%s, %s, %s)",
             [migration.version, migration.name, migration.sha256],

@@ -20,7 +20,7 @@ begin
     if exists (select from pg_roles where rolname = 'nightshift_reader' and (rolsuper or rolbypassrls)) then
         raise exception 'the role nightshift_reader must be neither superuser nor bypassrls, or tenants see one another';
     end if;
-    if not (select rolsuper from pg_roles where rolname = current_user) then
+    if not pg_has_role(current_user, 'nightshift_reader', 'set') then
         execute format('grant nightshift_reader to %I', current_user);
     end if;
 exception
