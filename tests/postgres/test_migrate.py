@@ -4,14 +4,11 @@ import logging
 import os
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import conninfo
 
 from llmjobs.contracts.errors import BadConfig, JobError
 from llmjobs.database.connection import connect, database_url
@@ -124,21 +121,6 @@ def test_urls_of_other_drivers_are_understood(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("LLMJOBS_DATABASE_URL")
     with pytest.raises(BadConfig, match="is not set"):
         database_url()
-
-
-@pytest.fixture
-def plain_owner(empty_database_url: str) -> Iterator[tuple[str, str]]:
-    """A database whose owner is no superuser, as in production: its owner and its owner's URL."""
-    name = f"owner_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(empty_database_url, autocommit=True) as administrator:
-        database = administrator.info.dbname
-        administrator.execute(f"create role {name} login password 'secret'".encode())
-        administrator.execute(f"alter database {database} owner to {name}".encode())
-        administrator.execute("create extension if not exists vector")
-        yield name, conninfo.make_conninfo(empty_database_url, user=name, password="secret")
-        administrator.execute(f"alter database {database} owner to current_user".encode())
-        administrator.execute(f"reassign owned by {name} to current_user".encode())
-        administrator.execute(f"drop owned by {name}; drop role {name}".encode())
 
 
 def test_an_owner_who_is_no_superuser_needs_the_reader_role_and_is_told_so(
