@@ -75,6 +75,7 @@ def test_an_unchanged_night_maps_no_shard(runs: Runs, unchanged: str) -> None:
         "deal": "success",
         "embed": "skipped",
         "finalise": "success",
+        "measure": "success",
         "announce": "skipped",
     }
 
