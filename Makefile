@@ -15,7 +15,7 @@ TESTING := PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)/jobs:$(CURDIR
 	TORCH_EXTENSIONS_DIR="$(CURDIR)/.cache/torch_extensions" LLMJOBS_MODEL_CACHE="$(CURDIR)/.cache/models" \
 	MAX_JOBS=2 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false GX_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
 
-.PHONY: help setup up down run status ask check-contract test check lint tour faults lock bench $(ROOMS:%=bench-%)
+.PHONY: help setup up down run status ask check-contract test test-long check lint tour faults lock bench $(ROOMS:%=bench-%)
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -52,6 +52,9 @@ lint:
 	@$(VENV)/ruff check $(CHECKED)
 	@$(VENV)/ruff format --check $(CHECKED)
 	@$(VENV)/mypy $(CHECKED)
+
+test-long: setup-tests  ## the tests that take minutes each, which `make test` leaves out
+	@$(TESTING) $(VENV)/pytest -rs -m long $(PYTEST_ARGUMENTS)
 
 tour: setup-tests  ## the browser tests alone: a real Chromium walks through Airflow; screenshots in .cache
 	@NIGHTSHIFT_SCREENSHOTS="$${NIGHTSHIFT_SCREENSHOTS:-$(CURDIR)/.cache/screenshots}" $(TESTING) \

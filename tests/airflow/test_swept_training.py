@@ -17,7 +17,7 @@ from tests.fixtures.runs import Runs
 from tests.fixtures.stack import RunningStack
 from tests.jobs.training.conftest import tiny_model, tokenizer  # noqa: F401  fixtures
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow]
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 NAME = "swept"
 URI = f"nightshift://adapter/{NAME}"

@@ -105,7 +105,7 @@ def test_a_budget_takes_what_the_judge_likes(lake: Lake, raw: Raw, config: MakeC
     assert "Quality and quantity" in page
 
 
-@pytest.mark.slow  # importing sentence-transformers takes 20 CPU seconds
+@pytest.mark.long  # a whole night with the real model: a minute of CPU
 def test_the_embedding_model_decides_what_a_budget_leaves_out(
     lake: Lake, raw: Raw, config: MakeConfig, tmp_path: Path
 ) -> None:
