@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjobs.contracts.base import Strict
-from llmjobs.contracts.errors import BadData, Interrupted, JobError, OutOfMemory
+from llmjobs.contracts.errors import BadData, ExitCode, Interrupted, JobError, OutOfMemory
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
 from llmjobs.logs import configure_logging
@@ -333,8 +334,41 @@ def main() -> int:
         reason = {"exit_code": int(error.exit_code), "sentence": str(error)}
         failure_file(Path(assignment.folder), rank.index).write_text(json.dumps(reason), encoding="utf-8")
         return int(error.exit_code)
+    part_company()
     return 0
 
 
+def part_company() -> None:
+    """Wait for the other processes of a run that is done, and close the connections to them."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """End the process after the block without the interpreter's teardown; its exit code is the block's.
+
+    The teardown may destroy an object of gloo or of DeepSpeed whose C++ thread still runs, which aborts the process
+    ("terminate called without an active exception") although everything is done and on the disk.
+    """
+    code = int(ExitCode.UNKNOWN)
+    try:
+        yield
+        code = int(ExitCode.DONE)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    with ending_at_once():
+        sys.exit(main())

@@ -15,7 +15,7 @@ from pathlib import Path
 from llmjobs.contracts.errors import Interrupted
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.training.stopping import StopSignal
-from llmjobs.training.worker import Assignment, work
+from llmjobs.training.worker import Assignment, ending_at_once, part_company, work
 
 
 class StopAfterThreeSteps(StopSignal):
@@ -63,7 +63,9 @@ def main() -> None:
             forget_the_run_before()
         work(assignment, StopSignal())
         forget_the_run_before()
+    part_company()
 
 
 if __name__ == "__main__":
-    main()
+    with ending_at_once():
+        main()
