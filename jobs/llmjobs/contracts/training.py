@@ -85,6 +85,12 @@ class Data(Strict):
         title="Fraction",
         description="Part of the train rows, the best by the dataset's rank; below 1 the contract must score its rows",
     )
+    packing: Literal["none", "bfd"] = Field(
+        default="none",
+        title="Packing",
+        description="bfd: several rows in one sequence that do not see each other, instead of padding "
+        "(best fit, the longest first); a step's rows stay the same",
+    )
 
 
 class Train(Strict):
@@ -115,6 +121,11 @@ class Train(Strict):
     )
     activation_checkpointing: bool | None = Field(
         default=None, description="Recompute activations to save memory; empty: on a GPU yes, on a CPU no"
+    )
+    group_by_length: bool = Field(
+        default=False,
+        title="Group by length",
+        description="Rows of like length share an optimiser step: less padding, a less random order",
     )
 
     @model_validator(mode="after")
@@ -268,12 +279,13 @@ class TrainConfig(JobConfig):
     def recipe(self) -> dict[str, Any]:
         """Return what decides the adapter, besides the rows and the base's weights.
 
-        Where it is computed (`dist`, micro batch, checkpoints) and how it is measured do not: the global batch
+        Where it is computed (`dist`, micro batch, packing, checkpoints) and how it is measured do not: the global batch
         stays the same optimisation on other devices.
         """
         whole = self.model_dump(mode="json", include={"quantisation", "lora", "data", "train"})
         for field in ("micro_batch_size", "activation_checkpointing"):
             del whole["train"][field]
+        del whole["data"]["packing"]
         if self.data.fraction == 1:
             # All rows were trained on before there were fractions: those adapters stay what they are.
             del whole["data"]["fraction"]
