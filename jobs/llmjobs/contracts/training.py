@@ -15,7 +15,7 @@ from llmjobs.contracts.base import JobConfig, JobResult, Strict, digest
 SCHEMA = 1
 """Raise it when the same recipe would train another adapter than before."""
 
-EVALUATION_SCHEMA = 1
+EVALUATION_SCHEMA = 2
 """Raise it when the same adapter and rows would be measured otherwise than before."""
 
 SWEEP_SCHEMA = 1
@@ -166,25 +166,75 @@ class Checkpoint(Strict):
     keep_last: int = Field(default=2, ge=1, le=100, description="Older ones are deleted once a newer one is complete")
 
 
+Metric = Literal["exact_match", "loss", "token_f1", "rouge_l"]
+"""What promotion can go by."""
+
+
+class Regression(Strict):
+    """Rows of another dataset, on which the candidate must not get worse."""
+
+    dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the dataset in the lake")
+    version: str = Field(default="", description="Empty: the one that `current` points at")
+    split: Literal["train", "validation", "test"] = Field(default="test", description="Which of its rows")
+    metric: Metric | None = Field(default=None, description="Empty: `evaluate.metric`")
+    margin: float = Field(ge=0, description="So much of the metric may be lost: the interval must not reach below it")
+
+
+class Generation(Strict):
+    """How many answers are generated, greedily, besides the figures that need one forward pass."""
+
+    rows: int = Field(
+        default=0, ge=0, title="Generated answers", description="Rows of each set for which each model answers; 0: none"
+    )
+    max_new_tokens: int = Field(
+        default=128, ge=1, title="Longest answer", description="In tokens; an answer without an end by then has none"
+    )
+
+
 class Evaluate(Strict):
     """How base, champion and candidate are compared, on the test split."""
 
-    metric: Literal["exact_match", "loss"] = Field(
+    metric: Metric = Field(
         default="exact_match",
         title="Metric",
-        description="Promotion goes by it: share of exact answers, or loss per token",
+        description="Promotion goes by it: share of exact answers, loss per token, or words of generated answers",
     )
     min_gain: float = Field(
         default=0.0,
         ge=0,
         title="Gain",
-        description="By more than this the candidate must beat the base and the champion",
+        description="The 95% interval of the gain over the base, and over the champion, must lie above this",
     )
     min_rows: int = Field(default=20, ge=1, title="Fewest rows", description="Below it nothing is promoted")
+    regression: tuple[Regression, ...] = Field(
+        default=(), title="Regression sets", description="Other datasets that the candidate must not get worse on"
+    )
+    generation: Generation = Generation()
+    approval: bool = Field(
+        default=False, title="Ask a person", description="A better candidate becomes champion once a person approves"
+    )
+    approval_hours: float = Field(default=24, gt=0, description="How long an answer is waited for; then it is no")
     micro_batch_size: int = Field(default=8, ge=1, description="Rows that are measured at once")
     validate_every_steps: int = Field(
         default=0, ge=0, description="Loss on the validation split during training; 0 measures it never"
     )
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        """Refuse rules that no evaluation can meet."""
+        of = {"evaluate.metric": self.metric} | {
+            f"the metric of regression set {one.dataset}": one.metric for one in self.regression if one.metric
+        }
+        for where, metric in of.items():
+            if metric in {"token_f1", "rouge_l"} and self.generation.rows < self.min_rows:
+                raise ValueError(
+                    f"{where} ({metric}) needs generated answers: generation.rows ({self.generation.rows}) must be at "
+                    f"least min_rows ({self.min_rows})"
+                )
+        named = [(one.dataset, one.split) for one in self.regression]
+        if len(set(named)) < len(named):
+            raise ValueError("two regression sets have one dataset and split; give each once")
+        return self
 
 
 class Sweep(Strict):
@@ -239,6 +289,10 @@ class TrainConfig(JobConfig):
     evaluate: Evaluate = Evaluate()
     sweep: Sweep | None = None
     resources: Resources = Resources()
+    rollback_to: str = Field(
+        default="", title="Roll back to", description="Adapter version to make champion again; nothing else happens"
+    )
+    approved: str = Field(default="", description="Who approved the candidate, and when; set by Airflow")
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -246,6 +300,8 @@ class TrainConfig(JobConfig):
             self.batching(self.dist.processes)
         if self.sweep and self.data.fraction != 1:
             raise ValueError(f"data.fraction ({self.data.fraction:g}) and sweep clash: give one of them")
+        if self.sweep and self.evaluate.metric not in {"exact_match", "loss"}:
+            raise ValueError(f"a sweep is compared by exact_match or loss, not by {self.evaluate.metric}")
         return self
 
     def on_fraction(self, fraction: float) -> Self:
@@ -295,9 +351,21 @@ class TrainConfig(JobConfig):
         """Return the content-addressed version of the adapter that this config trains."""
         return digest([SCHEMA, dataset_version, base_revision, self.recipe()])[:16]
 
-    def evaluation_version(self, adapter_version: str, champion_version: str, dataset_version: str) -> str:
-        """Return the version of the evaluation of an adapter against a champion (empty: none) on a dataset's test."""
-        return digest([EVALUATION_SCHEMA, adapter_version, champion_version, dataset_version])[:16]
+    def evaluation_version(
+        self, adapter_version: str, champion_version: str, dataset_version: str, regression_versions: list[str]
+    ) -> str:
+        """Return the version of the evaluation of an adapter against a champion (empty: none) on a dataset's test.
+
+        Args:
+            adapter_version: The candidate.
+            champion_version: Its rival.
+            dataset_version: Whose test split is measured.
+            regression_versions: One for each of ``evaluate.regression``.
+        """
+        sets = [[one.dataset, version, one.split]
+                for one, version in zip(self.evaluate.regression, regression_versions, strict=True)]  # fmt: skip
+        budget = self.evaluate.generation.model_dump() if self.evaluate.generation.rows else None
+        return digest([EVALUATION_SCHEMA, adapter_version, champion_version, dataset_version, sets, budget])[:16]
 
     def sweep_version(self, adapter_versions: list[str], dataset_version: str) -> str:
         """Return the version of the comparison of a sweep's candidates on a dataset's validation split."""
@@ -305,7 +373,7 @@ class TrainConfig(JobConfig):
 
     def decision_version(self, evaluation_version: str) -> str:
         """Return the version of the decision about an evaluation under this config's rules."""
-        rules = self.evaluate.model_dump(mode="json", include={"metric", "min_gain", "min_rows"})
+        rules = self.evaluate.model_dump(mode="json", include={"metric", "min_gain", "min_rows", "regression"})
         return digest([evaluation_version, rules])[:16]
 
 
@@ -377,12 +445,33 @@ class TrainResult(JobResult):
     notes: list[str] = Field(default_factory=list)
 
 
+class Generated(Strict):
+    """The answers that one model generated, greedily and within the stated budget.
+
+    Attributes:
+        rows: Answers.
+        token_f1: Mean F1 of the words of answer and reference.
+        rouge_l: Mean ROUGE-L (Lin, 2004), its F-measure.
+        length_ratio: Tokens of the answers to those of the references.
+        ended: Share that ends by itself.
+        repeated: Share that runs in circles.
+    """
+
+    rows: int
+    token_f1: float
+    rouge_l: float
+    length_ratio: float
+    ended: float
+    repeated: float
+
+
 class Score(Strict):
     """How one model did on the held-out rows.
 
     Attributes:
         loss: Mean negative log-likelihood per answer token, in nats.
         exact_match: Share of rows whose whole answer, its end included, greedy decoding would give.
+        generated: None where ``evaluate.generation.rows`` is 0.
     """
 
     version: str
@@ -390,6 +479,44 @@ class Score(Strict):
     exact: int
     exact_match: float
     loss: float
+    generated: Generated | None = None
+
+
+class Gain(Strict):
+    """By how much the candidate is better than a rival on the same rows; negative is worse.
+
+    Attributes:
+        against: Its role.
+        metric: A field of `Score` or of `Generated`; of ``length_ratio`` the plain difference.
+        rows: How many were compared.
+        low: Lower end of the 95% interval (paired bootstrap); ``high``: the upper end.
+    """
+
+    against: Literal["base", "champion"]
+    metric: str
+    rows: int
+    gain: float
+    low: float
+    high: float
+
+
+class RegressionScore(Strict):
+    """Base, champion (if any) and candidate on one regression set.
+
+    Attributes:
+        excluded_rows: As in `EvaluateResult`; ``over_long_rows`` too.
+    """
+
+    dataset: str
+    version: str
+    split: str
+    rows: int
+    excluded_rows: int
+    over_long_rows: int
+    base: Score
+    adapter: Score
+    champion: Score | None
+    gains: list[Gain]
 
 
 class EvaluateResult(JobResult):
@@ -400,6 +527,10 @@ class EvaluateResult(JobResult):
         excluded_rows: Test rows that the candidate or the champion was trained on: not measured.
         over_long_rows: Test rows longer than ``data.max_length_tokens``: not measured.
         conditions: The form of the base that was measured, in one phrase.
+        gains: Of each metric, over the base and over the champion.
+        verdict: By the config's rules: ``accepted``; ``ask``: better, and a person decides; ``refused``.
+        sentence: The verdict with its numbers.
+        summary: The figures as a Markdown table, for the person who is asked.
     """
 
     name: str
@@ -418,6 +549,12 @@ class EvaluateResult(JobResult):
     champion: Score | None
     conditions: str
     mlflow_run_url: str = ""
+    gains: list[Gain] = Field(default_factory=list)
+    regression: list[RegressionScore] = Field(default_factory=list)
+    verdict: Literal["accepted", "ask", "refused"] = "refused"
+    sentence: str = ""
+    summary: str = ""
+    report_url: str = ""
 
 
 class SweepPoint(Strict):
@@ -490,4 +627,5 @@ class PromoteResult(JobResult):
     loss_base: float
     loss: float
     mlflow_model_url: str = ""
+    report_url: str = ""
     notes: list[str] = Field(default_factory=list)

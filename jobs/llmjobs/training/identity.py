@@ -82,4 +82,5 @@ def evaluation_version(lake: Lake, adapter: AdapterIdentity) -> str:
     """
     champion = champion_version(lake, adapter.config.name)
     rival = "" if champion == adapter.version else champion
-    return adapter.config.evaluation_version(adapter.version, rival, adapter.config.dataset_version)
+    sets = [dataset_version(lake, one.dataset, one.version) for one in adapter.config.evaluate.regression]
+    return adapter.config.evaluation_version(adapter.version, rival, adapter.config.dataset_version, sets)
