@@ -142,8 +142,8 @@ class _Settling:
         if not self.contract.dedupe.exact:
             return
         # 32 bits of each key tell nearly all rows that say what no other says, without a table of all keys.
-        quarter = (pl.col("said_key") & pl.lit(2**32 - 1, dtype=pl.Int128)).cast(pl.UInt32)
-        quarters = pl.concat(table.select("row", quarter=quarter) for table in self._chunks("said_key"))
+        quarter = _quarter("said_key").alias("quarter")
+        quarters = pl.concat(table.select("row", quarter) for table in self._chunks("said_key"))
         perhaps = quarters.filter(pl.col("quarter").is_in(_repeated(quarters["quarter"]).implode()))["row"]
         among = pl.col("row").is_in(perhaps.implode())
         rows = pl.concat(table.filter(among) for table in self._chunks("said_key", "row_key"))
@@ -208,16 +208,24 @@ class _Settling:
                 refuse_leaks(rows, self.pairs, sets=sets, near_threshold=threshold)
 
     def _facing(self) -> Iterator[pl.DataFrame]:
-        """Yield rows that may leak: all that are held out, each time with some of the train rows.
+        """Yield rows that may leak: all that are held out, each time with train rows that may match one of them.
 
-        Whether a train row leaks depends on no other train row.
+        Whether a train row leaks depends on no other train row. It cannot match where none of its keys shares 32 bits
+        with one of a held-out row or of an evaluation set, and no pair names it.
         """
         keys = ("first_key", "prompt_key", "group_key")
         train = pl.col("side") == "train"
         held = pl.concat(rows.filter(~train) for rows in self._chunks(*keys))
+        known = [held.select(_quarter(key))[key] for key in keys]
+        known.append(self.past.evaluation.select(_quarter("prompt_key"))["prompt_key"])
+        shared = pl.concat(known).unique().implode()
+        near = pl.any_horizontal(_quarter(key).is_in(shared) for key in keys)
+        if self.pairs is not None:
+            paired = pl.concat([self.pairs["row"], self.pairs["other"]]).unique().implode()
+            near |= pl.col("row").cast(pl.Int64).is_in(paired)
         waiting = [held]
         for rows in self._chunks(*keys):
-            waiting.append(rows.filter(train))
+            waiting.append(rows.filter(train & near))
             if sum(table.height for table in waiting[1:]) >= _ROWS_AT_ONCE:
                 yield pl.concat(waiting)
                 waiting = [held]
@@ -337,6 +345,11 @@ def _beside(good: pl.DataFrame, part: Part, columns: Sequence[str]) -> Iterator[
     for table in part.tables("good", "row", *columns):
         yield good.slice(begin, table.height).hstack(table.drop("row"))
         begin += table.height
+
+
+def _quarter(key: str) -> pl.Expr:
+    """Return the lowest 32 bits of a key (Int128): rows where these differ have different keys."""
+    return (pl.col(key) & pl.lit(2**32 - 1, dtype=pl.Int128)).cast(pl.UInt32)
 
 
 def _repeated(numbers: pl.Series) -> pl.Series:

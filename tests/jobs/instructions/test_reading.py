@@ -134,7 +134,9 @@ def test_a_broken_line_costs_only_itself(line: str, why: str) -> None:
 def test_bytes_that_are_no_utf_8_cost_only_their_row_and_stay_visible() -> None:
     rows = frame(b'{"instruction": "A", "output": "caf\xe9"}\n' + json.dumps(B).encode())
     assert lettered(rows) == [None, B]
-    assert rows["read_problem"][0] == "line 1, column 36: byte \\xe9 is no UTF-8"
+    assert rows["read_problem"][0] == (
+        "line 1, column 36: byte \\xe9 is no UTF-8; save the file as UTF-8 (it looks like Windows-1252)"
+    )
     assert "caf\\xe9" in rows["raw"][0]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llmjobs.instructions.raw.decoding import bad_byte, shown
+from llmjobs.instructions.raw.decoding import bad_byte, no_utf8, shown
 from llmjobs.instructions.raw.formats import SPACE
 
 LONGEST_ROW = 1 << 28
@@ -172,7 +172,7 @@ class JsonRows:
         if bad >= 0:
             if not row.problem:
                 row.value, row.repeated = None, ()
-                row.problem = f"{self._where(self._at + bad)}: {_no_utf8(row.raw[bad])}"
+                row.problem = f"{self._where(self._at + bad)}: {no_utf8(row.raw, bad)}"
             row.raw = shown(row.raw)
         return row
 
@@ -318,7 +318,7 @@ class JsonRows:
         if end - self._at >= LONGEST_ROW:
             return f"{where}: the row is longer than {LONGEST_ROW:,} characters, so it is cut"
         if _is_bad(self._text[error.pos : error.pos + 1]):
-            return f"{where}: {_no_utf8(self._text[error.pos])}"
+            return f"{where}: {no_utf8(self._text, error.pos)}"
         rest = self._text[error.pos : end].strip(SPACE)
         if not rest or error.msg.startswith("Unterminated string"):
             return f"{where}: the text ends inside the row"
@@ -327,7 +327,3 @@ class JsonRows:
 
 def _is_bad(character: str) -> bool:
     return "\udc00" <= character <= "\udcff"
-
-
-def _no_utf8(character: str) -> str:
-    return f"byte {shown(character)} is no UTF-8"
