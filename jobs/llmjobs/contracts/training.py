@@ -18,6 +18,9 @@ SCHEMA = 1
 EVALUATION_SCHEMA = 2
 """Raise it when the same adapter and rows would be measured otherwise than before."""
 
+AUDIT_SCHEMA = 1
+"""Raise it when the same rows and tokenizer would be audited otherwise than before."""
+
 SWEEP_SCHEMA = 1
 """Raise it when the same candidates and rows would be compared otherwise than before."""
 
@@ -65,12 +68,13 @@ class Data(Strict):
     """How rows become tokens."""
 
     max_length_tokens: int = Field(
-        default=2048, ge=8, title="Longest row", description="In tokens; nothing is ever cut"
+        default=2048, ge=8, title="Longest row", description="In tokens; an answer is never cut"
     )
-    on_overflow: Literal["refuse", "drop"] = Field(
+    on_overflow: Literal["refuse", "drop", "truncate_prompt"] = Field(
         default="refuse",
         title="Longer rows",
-        description="Refuse the dataset, or leave the longer rows out and count them",
+        description="Refuse the dataset, leave the longer rows out, or cut the beginning of their first question; "
+        "what is left out or cut is counted, and a row that is too long even so is refused",
     )
     max_dropped_share: float = Field(
         default=0.01,
@@ -164,6 +168,11 @@ class Checkpoint(Strict):
 
     every_steps: int = Field(default=50, ge=1, title="Every steps", description="Steps between two checkpoints")
     keep_last: int = Field(default=2, ge=1, le=100, description="Older ones are deleted once a newer one is complete")
+    keep_best: bool = Field(
+        default=False,
+        title="Keep the best",
+        description="The checkpoint with the lowest validation loss is kept, and it is published instead of the last",
+    )
 
 
 Metric = Literal["exact_match", "loss", "token_f1", "rouge_l"]
@@ -189,6 +198,13 @@ class Generation(Strict):
     max_new_tokens: int = Field(
         default=128, ge=1, title="Longest answer", description="In tokens; an answer without an end by then has none"
     )
+
+
+class EarlyStopping(Strict):
+    """When a run ends before its last step. It looks at the validation split only."""
+
+    patience: int = Field(default=3, ge=1, description="Validations in a row that were no better than the best before")
+    min_delta: float = Field(default=0.0, ge=0, description="A loss lower by no more than this is no better")
 
 
 class Evaluate(Strict):
@@ -217,6 +233,9 @@ class Evaluate(Strict):
     micro_batch_size: int = Field(default=8, ge=1, description="Rows that are measured at once")
     validate_every_steps: int = Field(
         default=0, ge=0, description="Loss on the validation split during training; 0 measures it never"
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description="End when the validation loss falls no more, and publish the best checkpoint"
     )
 
     @model_validator(mode="after")
@@ -302,7 +321,24 @@ class TrainConfig(JobConfig):
             raise ValueError(f"data.fraction ({self.data.fraction:g}) and sweep clash: give one of them")
         if self.sweep and self.evaluate.metric not in {"exact_match", "loss"}:
             raise ValueError(f"a sweep is compared by exact_match or loss, not by {self.evaluate.metric}")
+        self._can_choose()
         return self
+
+    def _can_choose(self) -> None:
+        every, steps = self.evaluate.validate_every_steps, self.train.max_steps
+        field = "evaluate.early_stopping" if self.evaluate.early_stopping else "checkpoint.keep_best"
+        if self.publishes_best and not every:
+            raise ValueError(f"{field} needs validations: set evaluate.validate_every_steps, which is 0")
+        if self.publishes_best and steps and every > steps:
+            raise ValueError(
+                f"{field} needs validations: evaluate.validate_every_steps ({every}) is more than "
+                f"train.max_steps ({steps})"
+            )
+
+    @property
+    def publishes_best(self) -> bool:
+        """Whether the adapter is the checkpoint with the lowest validation loss, not the last one."""
+        return self.checkpoint.keep_best or self.evaluate.early_stopping is not None
 
     def on_fraction(self, fraction: float) -> Self:
         """Return the config of one candidate of the sweep."""
@@ -345,11 +381,19 @@ class TrainConfig(JobConfig):
         if self.data.fraction == 1:
             # All rows were trained on before there were fractions: those adapters stay what they are.
             del whole["data"]["fraction"]
+        if self.publishes_best:
+            whole["best"] = self.evaluate.model_dump(mode="json", include={"validate_every_steps", "early_stopping"})
         return {**whole, "dtype": self.model.dtype}
 
     def adapter_version(self, dataset_version: str, base_revision: str) -> str:
         """Return the content-addressed version of the adapter that this config trains."""
         return digest([SCHEMA, dataset_version, base_revision, self.recipe()])[:16]
+
+    def audit_version(self, dataset_version: str, base_revision: str) -> str:
+        """Return the version of the audit of a dataset version under a base's tokenizer."""
+        fields = {"max_length_tokens", "on_overflow", "max_dropped_share", "fraction"}
+        settings = self.data.model_dump(mode="json", include=fields)
+        return digest([AUDIT_SCHEMA, self.dataset, dataset_version, base_revision, settings])[:16]
 
     def evaluation_version(
         self, adapter_version: str, champion_version: str, dataset_version: str, regression_versions: list[str]
@@ -408,6 +452,66 @@ class PlanResult(JobResult):
     decided: bool
     needed: bool
     sentence: str
+
+
+class SplitAudit(Strict):
+    """One split as tokens: ``rows`` is what is trained on or measured, the rest is counted beside it.
+
+    Attributes:
+        over_long_rows: Rows longer than ``data.max_length_tokens`` that are left out.
+        truncated_rows: Rows whose first question was cut at its beginning; they are among `rows`.
+        trainable_tokens: Tokens with a loss: the assistants' words and the ends of their turns.
+        answers: Assistant turns; ``ended_answers``: those whose end of turn is learnt.
+        median_tokens: Of a row; so are ``p95_tokens`` and ``longest_tokens``.
+        histogram: Upper end of a range of lengths in tokens -> rows in it.
+    """
+
+    split: Literal["train", "validation", "test"]
+    rows: int
+    over_long_rows: int
+    truncated_rows: int
+    tokens: int
+    trainable_tokens: int
+    answers: int
+    ended_answers: int
+    median_tokens: int
+    p95_tokens: int
+    longest_tokens: int
+    histogram: dict[int, int]
+
+    @property
+    def masked_share(self) -> float:
+        """Share of the tokens without a loss."""
+        return 1 - self.trainable_tokens / self.tokens
+
+
+class AuditResult(JobResult):
+    """A dataset version as the trainer takes it; a result is a pass, since everything else is refused.
+
+    Attributes:
+        version: Version of ``training_audits/<name>``.
+        splits: Train, validation and test; a split that the version keeps without rows is absent.
+        tokens_per_epoch: Tokens of the train rows, padding not counted.
+        trainable_tokens_per_epoch: Those of them with a loss.
+        ends: The tokens that end an answer, as text.
+        notes: What does not stop a training and should be known.
+    """
+
+    name: str
+    version: str
+    reused: bool
+    dataset: str
+    dataset_version: str
+    base_model: str
+    base_revision: str
+    splits: list[SplitAudit]
+    tokens_per_epoch: int
+    trainable_tokens_per_epoch: int
+    longest_tokens: int
+    ends: list[str]
+    notes: list[str]
+    sentence: str
+    report_url: str
 
 
 class TrainResult(JobResult):
