@@ -57,7 +57,7 @@ class Ordering:
         The same seed, epoch and rows give the same steps on every machine and Python: only `random.Random.random`
         is drawn from, whose sequence Python promises to keep.
         """
-        draw = random.Random(f"{self.seed}/{epoch}")
+        draw = random.Random(f"{self.seed}/{epoch}")  # noqa: S311 (an order, no secret)
         shuffled = _permutation(len(self.lengths), draw)
         size = self.global_batch_size
         if not self.grouped:

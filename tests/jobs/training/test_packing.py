@@ -8,7 +8,8 @@ import pytest
 
 from llmjobs.training.packing import Cutter, best_fit_decreasing, padded_tokens
 
-LENGTHS = [random.Random(3).choice((30, 60, 100, 140, 200, 400)) + place for place in range(16)]
+DRAW = random.Random(3)
+LENGTHS = [DRAW.choice((30, 60, 100, 140, 200, 400)) + place for place in range(16)]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])

@@ -269,6 +269,7 @@ def test_the_loss_on_a_cpu_is_the_one_that_trl_would_take(
     from trl import SFTTrainer
 
     from llmjobs.training.base_model import load_base
+    from llmjobs.training.batches import padded
     from llmjobs.training.trainer import build_trainer, training_arguments
 
     pinned = config.model_copy(update={"dataset_version": uninterrupted.dataset_version})
@@ -282,7 +283,7 @@ def test_the_loss_on_a_cpu_is_the_one_that_trl_would_take(
         store=CheckpointStore(tmp_path / "checkpoints", {}),
         callbacks=[],
     )
-    batch = trainer.data_collator([trainer.train_dataset[n] for n in (0, 5, 11)])
+    batch = padded([trainer.rows[n] for n in (0, 5, 11)], pad_token_id=0, device="cpu")
     answers = (batch["labels"] != -100).sum()
     trainer.model.eval()
     found = []
