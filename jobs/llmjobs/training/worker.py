@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from llmjobs.contracts.base import Strict
-from llmjobs.contracts.errors import BadData, ExitCode, Interrupted, JobError, OutOfMemory
+from llmjobs.contracts.errors import ExitCode, Interrupted, JobError, OutOfMemory
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
 from llmjobs.logs import configure_logging
 from llmjobs.rendering import load_tokenizer
 from llmjobs.training.checkpoints import Checkpoint, CheckpointStore
-from llmjobs.training.rows import read_split
 from llmjobs.training.sharding import Layout, layout_for, usable_cores, visible_gpus
+from llmjobs.training.splits import load_split
 from llmjobs.training.stopping import INTERRUPTED, StopSignal, die_with_parent, leave
-from llmjobs.training.tokenisation import Tokenised, TrainingRows, audit, tokenise
+from llmjobs.training.tokenisation import Tokenised, TrainingRows
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +128,10 @@ def work(assignment: Assignment, stop: StopSignal) -> None:
 
 def _load_rows(config: TrainConfig, model_path: str) -> TrainingRows:
     tokenizer, lake = load_tokenizer(model_path), Lake.from_environment()
-    train = _load(config, tokenizer, lake, "train")
+    train = load_split(config, tokenizer, lake, "train").tokenised
     validating = config.evaluate.validate_every_steps > 0
-    return TrainingRows(tokenizer, train, _load(config, tokenizer, lake, "validation").rows if validating else [])
+    validation = load_split(config, tokenizer, lake, "validation").tokenised.rows if validating else []
+    return TrainingRows(tokenizer, train, validation)
 
 
 def _train(trainer: Any, checkpoint: Checkpoint | None, stop: StopSignal) -> None:
@@ -196,49 +197,6 @@ def _prepare_process(layout: Layout, rank: _Rank) -> str | None:
         return None if layout.zero_stage == 3 else "cpu"
     torch.cuda.set_device(rank.local)
     return None if layout.zero_stage == 3 else f"cuda:{rank.local}"
-
-
-def _load(config: TrainConfig, tokenizer: Any, lake: Lake, split: str) -> Tokenised:
-    """Read and tokenise one split; every row is accounted for in the log.
-
-    Raises:
-        BadData: No row is left, or too many are over-long for what the config allows.
-    """
-    fraction = config.data.fraction if split == "train" else 1.0
-    rows = read_split(lake, config.dataset, config.dataset_version, split, fraction=fraction)
-    tokenised = tokenise(rows, tokenizer, max_length_tokens=config.data.max_length_tokens, model=config.model.name)
-    check_overflow(config, tokenised, split)
-    audit(tokenised, rows, tokenizer)
-    logger.info(
-        "%s: %d rows, %d over-long rows left out, %d tokens, %d of them answers",
-        split, len(tokenised.rows), len(tokenised.over_long), tokenised.tokens, tokenised.trainable_tokens,
-    )  # fmt: skip
-    return tokenised
-
-
-def check_overflow(config: TrainConfig, tokenised: Tokenised, split: str) -> None:
-    """Refuse what the config does not allow to be left out.
-
-    Raises:
-        BadData: With the counts, and what to change.
-    """
-    count = len(tokenised.over_long)
-    total = count + len(tokenised.rows)
-    limit, longest = config.data.max_length_tokens, max(tokenised.over_long.values(), default=0)
-    share = count / total if total else 0.0
-    if count and config.data.on_overflow == "refuse":
-        raise BadData(
-            f"dataset {config.dataset}, {split}: {count} of {total} rows are longer than data.max_length_tokens "
-            f"({limit}), the longest has {longest}; raise it, or set data.on_overflow to drop"
-        )
-    if share > config.data.max_dropped_share:
-        raise BadData(
-            f"dataset {config.dataset}, {split}: {count} of {total} rows ({share:.1%}) are longer than "
-            f"data.max_length_tokens ({limit}), more than data.max_dropped_share ({config.data.max_dropped_share:.1%}) "
-            f"allows; the longest has {longest}"
-        )
-    if not tokenised.rows:
-        raise BadData(f"dataset {config.dataset}, version {config.dataset_version}: the {split} split has no rows")
 
 
 def _memory_advice(config: TrainConfig, layout: Layout) -> str:

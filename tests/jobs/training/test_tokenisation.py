@@ -159,3 +159,6 @@ def test_audit_refuses_labels_that_do_not_read_as_the_answer(tokenizer: Any) -> 
     shifted = Tokenised([TokenRow("r1", good.input_ids, [IGNORED, *good.input_ids[:6]])], {})
     with pytest.raises(BadData, match=r"lack the assistant's 'Run 42\.'"):
         audit(shifted, rows, tokenizer)
+    endless = Tokenised([TokenRow("r1", good.input_ids, [*good.labels[:-2], IGNORED, IGNORED])], {})
+    with pytest.raises(BadData, match="line 7: an answer without the token that ends it"):
+        audit(endless, rows, tokenizer)
