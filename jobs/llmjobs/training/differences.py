@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llmjobs.training.scoring import RowScore
+from llmjobs.contracts.training import Gain
+from llmjobs.training.scoring import ANSWER_METRICS, RowScore, share
+
+LESS_IS_BETTER = frozenset({"loss", "repeated"})
 
 RESAMPLES = 4_000
 _CELLS = 4_000_000
@@ -32,34 +35,45 @@ class Difference:
     p_value: float | None
 
 
-def paired_difference(
-    mine: list[RowScore], other: list[RowScore], metric: Literal["exact_match", "loss"]
-) -> Difference:
+def paired_difference(mine: list[RowScore], other: list[RowScore], metric: str) -> Difference:
     """Compare two models row by row.
 
     The interval is the percentile bootstrap over rows (Efron and Tibshirani, 1993), each row drawn with both models'
-    scores; the loss is a ratio of sums, as in `summarise`.
+    scores; each metric is a ratio of sums, as in `summarise`.
 
     Args:
         mine: Scores of one model.
         other: Scores of the other on the same rows, in the same order.
-        metric: ``exact_match`` or ``loss``.
+        metric: A field of `Score`, or of `Generated` where the rows have answers.
     """
     import numpy as np
 
     pairs = list(zip(mine, other, strict=True))
-    p_value = None
-    if metric == "loss":
-        # The other model's comes first: less is better.
-        sums = np.array([[b.nats, a.nats] for a, b in pairs])
-        weights = np.array([[b.tokens, a.tokens] for a, b in pairs], dtype=float)
-    else:
-        sums = np.array([[a.exact, b.exact] for a, b in pairs], dtype=float)
-        weights = np.ones_like(sums)
-        p_value = mcnemar(sum(a.exact > b.exact for a, b in pairs), sum(b.exact > a.exact for a, b in pairs))
+    shares = np.array([[share(a, metric), share(b, metric)] for a, b in pairs])
+    sums, weights = shares[:, :, 0], shares[:, :, 1]
+    sign = -1 if metric in LESS_IS_BETTER else 1
     better, worse = (sums.sum(0) / weights.sum(0)).tolist()
-    low, high = np.percentile(np.concatenate(list(_resampled(sums, weights))), [2.5, 97.5]).tolist()
-    return Difference(better - worse, low, high, p_value)
+    drawn = sign * np.concatenate(list(_resampled(sums, weights)))
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+    p_value = None
+    if metric == "exact_match":
+        p_value = mcnemar(sum(a.exact > b.exact for a, b in pairs), sum(b.exact > a.exact for a, b in pairs))
+    return Difference(sign * (better - worse), low, high, p_value)
+
+
+def gains(mine: list[RowScore], other: list[RowScore], against: Literal["base", "champion"]) -> list[Gain]:
+    """Return the gain of each metric over a rival; metrics of answers over the rows that have some."""
+    answered = [(a, b) for a, b in zip(mine, other, strict=True) if a.answer and b.answer]
+    answers = ([a for a, _ in answered], [b for _, b in answered])
+    of = dict.fromkeys(("exact_match", "loss"), (mine, other)) | dict.fromkeys(
+        ANSWER_METRICS if answered else (), answers
+    )
+    return [_gain(*rows, metric, against) for metric, rows in of.items()]
+
+
+def _gain(mine: list[RowScore], other: list[RowScore], metric: str, against: Literal["base", "champion"]) -> Gain:
+    found = paired_difference(mine, other, metric)
+    return Gain(against=against, metric=metric, rows=len(mine), gain=found.gain, low=found.low, high=found.high)
 
 
 def _resampled(sums: Any, weights: Any) -> Iterator[Any]:

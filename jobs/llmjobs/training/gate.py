@@ -1,10 +1,15 @@
-"""The gate: does the candidate beat the base and the champion? A pure function of one evaluation."""
+"""The gate: does the candidate beat the base and the champion? A pure function of one evaluation.
+
+It goes by one metric, stated beforehand, and by the 95% interval of its gain, not by the gain alone: on 50 rows a model
+is easily 0.04 better by luck.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmjobs.contracts.training import Evaluate, EvaluateResult, Score
+from llmjobs.contracts.errors import BadData
+from llmjobs.contracts.training import Evaluate, EvaluateResult, Gain, Regression, RegressionScore, Score
 
 
 @dataclass(frozen=True)
@@ -19,38 +24,100 @@ def decide(rules: Evaluate, result: EvaluateResult) -> Decision:
     """Decide about the candidate of one evaluation.
 
     Args:
-        rules: Metric, gain and fewest rows.
+        rules: Metric, gain, fewest rows and regression sets.
         result: Base, champion (if any) and candidate on the same rows.
+
+    Raises:
+        BadData: The evaluation lacks what the rules ask for.
     """
-    if result.rows < rules.min_rows:
-        return Decision(
-            promoted=False,
-            sentence=f"not promoted: {result.rows} held-out rows are fewer than evaluate.min_rows ({rules.min_rows})",
-        )
-    rivals = {"base": result.base} | ({"champion": result.champion} if result.champion else {})
-    mine = _value(rules, result.adapter)
-    shown = ", ".join(f"{name} {_value(rules, rival):.4g}" for name, rival in rivals.items())
-    for name, rival in rivals.items():
-        if not _gain(rules, result.adapter, rival) > rules.min_gain:
-            by = f" by more than {rules.min_gain:g}" if rules.min_gain else ""
-            return Decision(
-                promoted=False,
-                sentence=f"not promoted: {_name(rules)} {mine:.4g} on {result.rows} held-out rows does not beat "
-                f"the {name}{by} ({shown})",
+    refusal = _too_few(rules, result) or _too_little(rules, result) or _lost(rules, result)
+    if refusal:
+        return Decision(promoted=False, sentence=f"not promoted: {refusal}")
+    rivals = [_gain(result.gains, rules.metric, rival) for rival in _rivals(result)]
+    shown = ", ".join(f"{_over(gain)} {_interval(gain)}" for gain in rivals)
+    held = f"; within the margin of {len(rules.regression)} regression set(s)" if rules.regression else ""
+    return Decision(promoted=True, sentence=f"promoted: {_figures(rules, result)}; the gain {shown}{held}")
+
+
+def _too_few(rules: Evaluate, result: EvaluateResult) -> str:
+    sets = {"held-out": result.rows} | {_called(one): _measured(one, result).rows for one in rules.regression}
+    for name, rows in sets.items():
+        if rows < rules.min_rows:
+            return f"{rows} {name} rows are fewer than evaluate.min_rows ({rules.min_rows})"
+    return ""
+
+
+def _too_little(rules: Evaluate, result: EvaluateResult) -> str:
+    for rival in _rivals(result):
+        gain = _gain(result.gains, rules.metric, rival)
+        # Written so that a figure that is no number is refused.
+        if not gain.low > rules.min_gain:
+            return (
+                f"{_figures(rules, result)}; the gain {_over(gain)} {_interval(gain)}, which must lie above "
+                f"{rules.min_gain:g}: its lower end missed that by {rules.min_gain - gain.low:.3g}"
             )
-    return Decision(
-        promoted=True, sentence=f"promoted: {_name(rules)} {mine:.4g} on {result.rows} held-out rows ({shown})"
+    return ""
+
+
+def _lost(rules: Evaluate, result: EvaluateResult) -> str:
+    for rule in rules.regression:
+        metric, found = rule.metric or rules.metric, _measured(rule, result)
+        for rival in _rivals(result):
+            gain = _gain(found.gains, metric, rival)
+            if not gain.low >= -rule.margin:
+                return (
+                    f"on the {found.rows} rows of the regression set {_called(rule)} the gain of the {_name(metric)} "
+                    f"{_over(gain)} {_interval(gain)}, which must not reach below {-rule.margin:g} (its margin): it "
+                    f"does by {-rule.margin - gain.low:.3g}"
+                )
+    return ""
+
+
+def _measured(rule: Regression, result: EvaluateResult) -> RegressionScore:
+    for found in result.regression:
+        if (found.dataset, found.split) == (rule.dataset, rule.split):
+            return found
+    raise BadData(
+        f"evaluation {result.name}, version {result.version}: regression set {_called(rule)} was not measured; run the "
+        "evaluation again"
     )
 
 
-def _name(rules: Evaluate) -> str:
-    return rules.metric.replace("_", " ")
+def _gain(gains: list[Gain], metric: str, rival: str) -> Gain:
+    for gain in gains:
+        if (gain.metric, gain.against) == (metric, rival):
+            return gain
+    raise BadData(f"the evaluation holds no gain of the {_name(metric)} over the {rival}; run the evaluation again")
 
 
-def _value(rules: Evaluate, score: Score) -> float:
-    return score.exact_match if rules.metric == "exact_match" else score.loss
+def _rivals(result: EvaluateResult) -> dict[str, Score]:
+    return {"base": result.base} | ({"champion": result.champion} if result.champion else {})
 
 
-def _gain(rules: Evaluate, mine: Score, other: Score) -> float:
-    difference = _value(rules, mine) - _value(rules, other)
-    return difference if rules.metric == "exact_match" else -difference
+def _figures(rules: Evaluate, result: EvaluateResult) -> str:
+    """Return the metric of all on the held-out rows."""
+    others = ", ".join(f"{name} {value(rival, rules.metric):.4g}" for name, rival in _rivals(result).items())
+    rows = _gain(result.gains, rules.metric, "base").rows
+    mine = value(result.adapter, rules.metric)
+    return f"{_name(rules.metric)} {mine:.4g} on {rows} held-out rows ({others})"
+
+
+def value(score: Score, metric: str) -> float:
+    """Return a figure of a score by its name."""
+    return float(getattr(score if metric in type(score).model_fields else score.generated, metric))
+
+
+def _over(gain: Gain) -> str:
+    return f"over the {gain.against} is"
+
+
+def _interval(gain: Gain) -> str:
+    return f"{gain.gain:+.3g} (95% interval {gain.low:+.3g} to {gain.high:+.3g})"
+
+
+def _called(rule: Regression) -> str:
+    return f"{rule.dataset} {rule.split}"
+
+
+def _name(metric: str) -> str:
+    return metric.replace("_", " ")

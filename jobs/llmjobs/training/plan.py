@@ -23,6 +23,8 @@ from llmjobs.training.identity import (
     identify_sweep,
 )
 from llmjobs.training.registry import mirror
+from llmjobs.training.rollback import roll_back
+from llmjobs.training.withdrawals import is_withdrawn
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +32,16 @@ logger = logging.getLogger(__name__)
 def run(config: TrainConfig) -> PlanResult:
     """Tell what `config` needs: training, evaluation, a decision, or nothing.
 
-    When nothing is needed, MLflow is brought up to date with what an earlier night could not tell it.
+    When nothing is needed, MLflow is brought up to date with what an earlier night could not tell it. Where an older
+    adapter is to be champion again, that is done, and nothing else.
 
     Raises:
-        BadData: The dataset has no such version, or none yet.
+        BadData: The dataset has no such version, or none yet; or the lake has no adapter to roll back to.
         BadConfig: The base is not to be had.
     """
     lake = Lake.from_environment()
+    if config.rollback_to:
+        return _rolled_back(lake, config)
     sweep = identify_sweep(config, lake) if config.sweep else None
     swept = lake.manifest(SWEEPS, config.name, sweep.version) if sweep else None
     if sweep and swept is None:
@@ -49,8 +54,9 @@ def run(config: TrainConfig) -> PlanResult:
     is_champion = trained and champion == version
     evaluated = is_champion or lake.manifest(EVALUATIONS, name, evaluation) is not None
     decided = is_champion or lake.manifest(DECISIONS, name, adapter.config.decision_version(evaluation)) is not None
-    needed = not (trained and evaluated and decided)
-    sentence = _sentence(trained=trained, evaluated=evaluated, decided=decided, is_champion=is_champion)
+    withdrawn = is_withdrawn(lake, name, version) if trained and not is_champion else ""
+    needed = not (trained and evaluated and decided) and not withdrawn
+    sentence = withdrawn or _sentence(trained=trained, evaluated=evaluated, decided=decided, is_champion=is_champion)
     part = f", the best of a sweep, on {adapter.config.data.fraction:g} of" if swept else " on"
     sentence = f"adapter {name}, version {version}{part} dataset version {adapter.config.dataset_version}: {sentence}"
     logger.info(sentence)
@@ -69,6 +75,26 @@ def run(config: TrainConfig) -> PlanResult:
         decided=decided,
         needed=needed,
         sentence=sentence,
+    )
+
+
+def _rolled_back(lake: Lake, config: TrainConfig) -> PlanResult:
+    done = roll_back(lake, config.name, config.rollback_to, reason="rolled back by a run's parameter")
+    logger.info(done.sentence)
+    inputs = done.adapter.inputs
+    return PlanResult(
+        name=config.name,
+        dataset=inputs["dataset"],
+        dataset_version=inputs["dataset_version"],
+        adapter_version=done.adapter.version,
+        champion_version=done.adapter.version,
+        base_model=inputs["base_model"],
+        base_revision=inputs["base_revision"],
+        trained=True,
+        evaluated=True,
+        decided=True,
+        needed=False,
+        sentence=done.sentence,
     )
 
 

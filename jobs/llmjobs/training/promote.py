@@ -2,7 +2,8 @@
 
     python -m llmjobs.training.promote        (config as JSON in LLMJOBS_CONFIG)
 
-Each evaluation is decided once: when somebody moves the champion back by hand, no later night undoes it.
+Each evaluation is decided once, and an adapter that was rolled back is withdrawn: no later night undoes what a person
+did. Where the config asks for a person's approval, nothing moves without it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from llmjobs.training.identity import (
     identify,
 )
 from llmjobs.training.registry import mirror
+from llmjobs.training.withdrawals import is_withdrawn
 
 logger = logging.getLogger(__name__)
 
@@ -60,44 +62,65 @@ def run(config: TrainConfig) -> PromoteResult:
         loss_base=result.base.loss,
         loss=result.adapter.loss,
         mlflow_model_url=url,
+        report_url=result.report_url,
         notes=[note] if note else [],
     )
 
 
 def _evaluation(lake: Lake, adapter: AdapterIdentity) -> Manifest:
-    """Return the evaluation to decide: against today's champion, or the one that made this adapter champion."""
+    """Return the evaluation to decide: against today's champion, or the one that made this adapter champion.
+
+    A regression set may have a new version since, while a person was asked: then it is the newest one against
+    today's champion.
+    """
     name = adapter.config.name
     found = lake.manifest(EVALUATIONS, name, evaluation_version(lake, adapter))
-    if found is None and champion_version(lake, name) == adapter.version:
-        of_this = [one for one in lake.versions(EVALUATIONS, name) if one.inputs["adapter_version"] == adapter.version]
-        found = of_this[-1] if of_this else None
-    if found is None:
+    if found is not None:
+        return found
+    champion = champion_version(lake, name)
+    of_this = [one for one in lake.versions(EVALUATIONS, name) if one.inputs["adapter_version"] == adapter.version]
+    if champion != adapter.version:
+        wanted = {"champion_version": champion, "dataset_version": adapter.config.dataset_version}
+        of_this = [one for one in of_this if wanted.items() <= one.inputs.items()]
+    if not of_this:
         raise BadData(
             f"adapter {name}, version {adapter.version}: there is no evaluation against today's champion; "
             "run the evaluation first"
         )
-    return found
+    return of_this[-1]
 
 
 def _decide(lake: Lake, adapter: AdapterIdentity, result: EvaluateResult, *, previous: str) -> Decision:
     name = adapter.config.name
-    decision = decide(adapter.config.evaluate, result)
     version = adapter.config.decision_version(result.version)
     recorded = lake.manifest(DECISIONS, name, version)
     if previous == adapter.version:
-        # This try, or one before that died right after moving the pointer.
-        decision = Decision(promoted=True, sentence=f"champion already; {decision.sentence}")
+        # This try, or one before that died right after moving the pointer; or somebody went back to it.
+        pointer = lake.pointer(ADAPTERS, name, CHAMPION)
+        decision = Decision(promoted=True, sentence=f"champion already; {pointer.reason if pointer else ''}")
+    elif withdrawn := is_withdrawn(lake, name, adapter.version):
+        decision = Decision(promoted=False, sentence=f"not promoted: {withdrawn}")
     elif recorded is not None:
-        # Decided once: whoever moved the champion since then meant it.
-        since = "and another champion was set since, so it stays" if recorded.metrics["promoted"] else ""
-        decision = Decision(
-            promoted=False,
-            sentence=" ".join(part for part in ("decided before", since) if part) + f": {recorded.metrics['sentence']}",
-        )
-    elif decision.promoted:
-        lake.move_pointer(ADAPTERS, name, CHAMPION, adapter.version, reason=decision.sentence)
+        decision = _repeated(recorded)
+    else:
+        decision = decide(adapter.config.evaluate, result)
+        if decision.promoted and adapter.config.evaluate.approval:
+            if not adapter.config.approved:
+                # Not recorded: whoever is asked later decides.
+                return Decision(
+                    promoted=False, sentence=f"not promoted yet, a person has to approve: {decision.sentence}"
+                )
+            decision = Decision(promoted=True, sentence=f"{decision.sentence}; {adapter.config.approved}")
+        if decision.promoted:
+            lake.move_pointer(ADAPTERS, name, CHAMPION, adapter.version, reason=decision.sentence)
     _record(lake, name, version, result, decision)
     return decision
+
+
+def _repeated(recorded: Manifest) -> Decision:
+    """Return a decision of before: whoever moved the champion since then meant it."""
+    since = " and another champion was set since, so it stays" if recorded.metrics["promoted"] else ""
+    return Decision(promoted=False, sentence=f"decided before{since}: {recorded.metrics['sentence']}")
 
 
 def _record(lake: Lake, name: str, version: str, result: EvaluateResult, decision: Decision) -> None:

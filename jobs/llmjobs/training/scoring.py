@@ -1,4 +1,4 @@
-"""How well a model gives the answers of held-out rows: loss and exact match, from one forward pass."""
+"""How well a model gives the answers of held-out rows: loss and exact match, from one forward pass; and the summary."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from llmjobs.contracts.training import Score
+from llmjobs.contracts.training import Generated, Score
 from llmjobs.rendering import IGNORED
+from llmjobs.training.answers import Answer
 from llmjobs.training.batches import answer_columns, padded
 from llmjobs.training.tokenisation import TokenRow
+
+ANSWER_METRICS = tuple(name for name in Generated.model_fields if name != "rows")
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,14 @@ class RowScore:
             then, greedy decoding gives exactly this answer.
         nats: Sum of the negative log-likelihoods of the answer's tokens.
         tokens: Number of them.
+        answer: What it generated, where it was asked to.
     """
 
     row_id: str
     exact: bool
     nats: float
     tokens: int
+    answer: Answer | None = None
 
 
 def score_rows(
@@ -51,12 +56,13 @@ def score_rows(
     scores: dict[str, RowScore] = {}
     for start in range(0, len(by_length), micro_batch_size):
         batch = by_length[start : start + micro_batch_size]
-        with torch.inference_mode(), _same_precision_as_training(model, device):
+        with torch.inference_mode(), same_precision_as_training(model, device):
             scores |= _score_batch(model, batch, padded(batch, pad_token_id=pad_token_id, device=device))
     return [scores[row.row_id] for row in rows]
 
 
-def _same_precision_as_training(model: Any, device: str) -> Any:
+def same_precision_as_training(model: Any, device: str) -> Any:
+    """Return the context in which `model` computes as it did in training."""
     import torch
 
     if model.dtype != torch.bfloat16:
@@ -80,13 +86,39 @@ def _score_batch(model: Any, rows: list[TokenRow], inputs: dict[str, Any]) -> di
     }
 
 
+def share(score: RowScore, metric: str) -> tuple[float, float]:
+    """Return what a row adds to a metric's numerator and denominator: each metric is a ratio of sums over rows.
+
+    Args:
+        score: One row; of a metric of answers, one that has an answer.
+        metric: A field of `Score` or of `Generated`.
+    """
+    if metric == "exact_match":
+        return float(score.exact), 1.0
+    if metric == "loss":
+        return score.nats, float(score.tokens)
+    answer = score.answer
+    if answer is None:
+        raise ValueError(f"row {score.row_id} has no generated answer, so it has no {metric}")
+    if metric == "length_ratio":
+        return float(answer.tokens), float(answer.reference_tokens)
+    return float(getattr(answer, metric)), 1.0
+
+
+def _mean(scores: list[RowScore], metric: str) -> float:
+    shares = [share(score, metric) for score in scores]
+    return sum(above for above, _ in shares) / sum(below for _, below in shares)
+
+
 def summarise(version: str, scores: list[RowScore]) -> Score:
     """Return the figures of one model over all rows; the loss is per answer token."""
-    exact = sum(score.exact for score in scores)
+    answered = [score for score in scores if score.answer]
+    means = {metric: _mean(answered, metric) for metric in ANSWER_METRICS} if answered else {}
     return Score(
         version=version,
         rows=len(scores),
-        exact=exact,
-        exact_match=exact / len(scores),
-        loss=sum(score.nats for score in scores) / sum(score.tokens for score in scores),
+        exact=sum(score.exact for score in scores),
+        exact_match=_mean(scores, "exact_match"),
+        loss=_mean(scores, "loss"),
+        generated=Generated(rows=len(answered), **means) if answered else None,
     )
