@@ -6,6 +6,7 @@ step's answer tokens, and rows that share a pack do not see each other (`llmjobs
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ _WIDTH_OF_DOUBLE_COST = 4096
 quadratic: 4 * width * hidden beside 24 * hidden^2 operations a layer, here with a hidden size of 700."""
 
 _SLACK = (1.0, 1.05, 1.15)
+"""Capacities that are tried for each number of packs, in parts of the tokens that one of them must hold."""
+
+_TRIED_COUNTS = 8
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,13 @@ class Cutter:
 
     def _packs(self, lengths: Sequence[int]) -> list[Pack]:
         """Return the step's packs. Among several capacities the one whose padded batch costs least is taken."""
-        total, longest = sum(lengths), max(lengths)
-        fewest, most = -(-total // self.capacity_tokens), -(-total // longest)
         if self.flat:
             return best_fit_decreasing(lengths, self.capacity_tokens)
+        total, longest = sum(lengths), max(lengths)
+        fewest, most = -(-total // self.capacity_tokens), -(-total // longest)
         widths = {
             min(self.capacity_tokens, max(longest, int(slack * total / count) + 1))
-            for count in range(fewest, most + 1)
+            for count in range(fewest, most + 1, 1 + (most - fewest) // _TRIED_COUNTS)
             for slack in _SLACK
         }
         tried = [best_fit_decreasing(lengths, width) for width in sorted(widths)]
@@ -87,16 +91,15 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[Pack]:
         capacity: Tokens of a pack.
     """
     packs: list[Pack] = []
-    room: list[int] = []
+    room: list[tuple[int, int]] = []  # tokens left and pack, the fullest pack first
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        fits = [place for place, left in enumerate(room) if left >= lengths[row]]
-        if not fits:
-            packs.append([row])
-            room.append(capacity - lengths[row])
-            continue
-        place = min(fits, key=room.__getitem__)
-        packs[place].append(row)
-        room[place] -= lengths[row]
+        place = bisect_left(room, (lengths[row], -1))
+        if place == len(room):
+            packs.append([])
+            room.append((capacity, len(packs) - 1))
+        left, pack = room.pop(place)
+        packs[pack].append(row)
+        insort(room, (left - lengths[row], pack))
     return packs
 
 
