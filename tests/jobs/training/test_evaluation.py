@@ -29,11 +29,15 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def exact_model(tiny_model: Path) -> Any:
-    """The tiny model in float32, where a batch adds up as its rows do."""
+    """The tiny model in float32, where a batch adds up as its rows do, with attention that looks at far tokens."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    for name, weights in model.named_parameters():
+        if "_proj" in name:
+            weights.data *= 8
+    return model
 
 
 def asked(count: int = 6) -> list[Question]:
