@@ -11,7 +11,8 @@ from transformers import TrainerCallback  # noqa: TID253  (only the training pro
 
 from llmjobs.contracts.errors import Diverged
 from llmjobs.training.curves import Curves, duration
-from llmjobs.training.stopping import StopSignal
+from llmjobs.training.selection import Selection
+from llmjobs.training.stopping import StopSignal, ValidationStopped
 from llmjobs.training.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,32 @@ class RefuseNaN(TrainerCallback):
                 )
 
 
+class ChooseBest(TrainerCallback):
+    """Saves what the validation loss has found to be the best so far, and ends a run that gets no better.
+
+    Args:
+        selection: What is best, and when it is enough.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        """Remember the rule."""
+        self._selection = selection
+
+    def on_evaluate(self, _args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+        """Have the best saved."""
+        if self._selection.best_step(state.log_history) == state.global_step:
+            control.should_save = True
+        self._end(state, control)
+
+    def on_step_end(self, _args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+        """End a run whose last validation was made up for after a resume."""
+        self._end(state, control)
+
+    def _end(self, state: Any, control: Any) -> None:
+        if self._selection.exhausted(state.log_history):
+            control.should_save = control.should_training_stop = True
+
+
 class StopAtStep(TrainerCallback):
     """Turns a signal on any one process into a checkpoint and an end on all of them, after the same step.
 
@@ -110,6 +137,21 @@ class StopAtStep(TrainerCallback):
         """Agree with the other processes, then ask the trainer to save and stop."""
         if self._agreed(args.device):
             self._signal.requested = control.should_save = control.should_training_stop = True
+
+    def on_prediction_step(self, args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+        """Break off a validation, which a resumed run makes up for; not the last step's, for no step comes after it.
+
+        Raises:
+            ValidationStopped: On every process, before the same batch.
+        """
+        if state.global_step < state.max_steps and self._agreed(args.device):
+            self._signal.requested = True
+            raise ValidationStopped
+
+    def on_save(self, args: Any, _state: Any, control: Any, **_kwargs: Any) -> None:
+        """A signal that came while the checkpoint was written needs no further step."""
+        if self._agreed(args.device):
+            self._signal.requested = control.should_training_stop = True
 
     def _agreed(self, device: Any) -> bool:
         import torch

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -21,6 +21,10 @@ INTERRUPTED = "the training was stopped by a signal; a rerun goes on from the ne
 _PR_SET_PDEATHSIG = 1
 
 
+class ValidationStopped(Exception):
+    """A signal came in the midst of a validation."""
+
+
 class StopSignal:
     """Receives SIGTERM.
 
@@ -32,6 +36,7 @@ class StopSignal:
         """Install nothing yet."""
         self.requested = False
         self._deferred = False
+        self.last_words: Callable[[], object] | None = None
 
     def install(self) -> None:
         """Take over SIGTERM; call it in the main thread, first thing."""
@@ -50,12 +55,18 @@ class StopSignal:
         del number, frame
         self.requested = True
         if not self._deferred:
-            leave()
+            leave(self.last_words)
 
 
-def leave() -> None:
-    """End this process as interrupted; a rerun goes on from the newest checkpoint."""
+def leave(last_words: Callable[[], object] | None = None) -> None:
+    """End this process as interrupted; a rerun goes on from the newest checkpoint.
+
+    Args:
+        last_words: What to do first: a process of several leaves its reason for the launcher.
+    """
     try:
+        if last_words:
+            last_words()
         logger.error("REFUSED %d %s", ExitCode.INTERRUPTED, INTERRUPTED)
         sys.stdout.flush()
     finally:  # the signal may have come while this very stream was being written

@@ -26,7 +26,7 @@ from llmjobs.models import ResolvedModel, resolve_model
 from llmjobs.results import main
 from llmjobs.training import launcher, worker
 from llmjobs.training.adapter_files import WeightsReport, assemble, model_card
-from llmjobs.training.checkpoints import Checkpoint, CheckpointStore
+from llmjobs.training.checkpoints import Checkpoint, CheckpointStore, changes_of
 from llmjobs.training.curves import read_curves
 from llmjobs.training.identity import ADAPTERS, AdapterIdentity, identify
 from llmjobs.training.sharding import wait_without_spinning
@@ -143,7 +143,7 @@ def _publish(
     config, curves = adapter.config, folder / worker.CURVES
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch)
-        report = assemble(checkpoint.path, target, config=config, base=base, curves=curves)
+        report = assemble(checkpoint.adapter_path, target, config=config, base=base, curves=curves)
         metrics = _metrics(outcome, checkpoint, report, read_curves(curves))
         shown = {
             key: metrics[key] for key in ("steps", "train_rows", "tokens", "loss_first", "loss_last", "parameters")
@@ -179,6 +179,8 @@ def _metrics(
     fresh = [line for line in curves if line["step"] > outcome.resumed_from_step]
     return {
         "steps": checkpoint.step,
+        "published_step": checkpoint.step if checkpoint.best_step is None else checkpoint.best_step,
+        "elastic": changes_of(checkpoint.layouts),
         "train_rows": outcome.train_rows,
         "over_long_rows": len(outcome.over_long),
         "over_long": outcome.over_long,
@@ -192,7 +194,7 @@ def _metrics(
         "adapter_sha256": report.sha256,
         "tensors": report.tensors,
         "parameters": report.parameters,
-        "notes": outcome.notes,
+        "notes": [*outcome.notes, *checkpoint.notes()],
     }
 
 

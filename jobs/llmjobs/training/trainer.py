@@ -10,7 +10,7 @@ from typing import Any
 import torch  # noqa: TID253  (only the training processes import this module)
 from torch.utils.data import DataLoader  # noqa: TID253
 from transformers import Trainer, TrainerCallback  # noqa: TID253
-from trl import SFTConfig, SFTTrainer  # noqa: TID253
+from trl import SFTConfig  # noqa: TID253
 
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.rendering import IGNORED
@@ -20,6 +20,8 @@ from llmjobs.training.checkpoints import CheckpointStore
 from llmjobs.training.ordering import Ordering
 from llmjobs.training.packing import Cutter
 from llmjobs.training.probe import LongestBatchFirst
+from llmjobs.training.resumable import ResumableTrainer
+from llmjobs.training.selection import Selection
 from llmjobs.training.sharding import Layout, deepspeed_settings
 from llmjobs.training.tokenisation import TokenRow, TrainingRows
 
@@ -75,16 +77,14 @@ def training_arguments(config: TrainConfig, layout: Layout, scratch: Path) -> An
     )
 
 
-class AdapterTrainer(SFTTrainer):
+class AdapterTrainer(ResumableTrainer):
     """SFTTrainer whose steps are ours, in order and cut, and whose checkpoints are published whole.
 
     Args:
-        store: Where checkpoints go.
-        keep_last: How many of them stay.
         rows: The train rows.
         ordering: Their order.
         cutter: How each step is cut.
-        options: As `SFTTrainer`.
+        options: As `ResumableTrainer`.
 
     Attributes:
         batches: Makes the tensors of a step; its cutter may be replaced between two steps.
@@ -96,8 +96,6 @@ class AdapterTrainer(SFTTrainer):
     def __init__(
         self,
         *,
-        store: CheckpointStore,
-        keep_last: int,
         rows: list[TokenRow],
         ordering: Ordering,
         cutter: Cutter,
@@ -106,9 +104,6 @@ class AdapterTrainer(SFTTrainer):
         """Build the trainer; the adapter's weights are drawn here, from the configured seed."""
         # TRL looks at the names of the first row's columns; the rows themselves come from `get_train_dataloader`.
         super().__init__(train_dataset=_dataset(rows[:1]), **options)
-        self._store = store
-        self._keep_last = keep_last
-        self._saving = False
         self.rows = rows
         self.ordering = ordering
         self.notes: list[str] = []
@@ -225,36 +220,6 @@ class AdapterTrainer(SFTTrainer):
         self._metrics[mode]["mean_token_accuracy"].append(correct / max(total, 1))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._store.saving) if self._saving else str(super()._get_output_dir(trial))
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save on all processes, then publish on the first."""
-        first = self.is_world_process_zero()
-        if first:
-            self._store.clear_saving()
-        self.accelerator.wait_for_everyone()
-        self._saving = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving = False
-        self.accelerator.wait_for_everyone()
-        if first:
-            self._publish()
-        self.accelerator.wait_for_everyone()
-
-    def _publish(self) -> None:
-        step = self.state.global_step
-        written = self._store.saving / f"checkpoint-{step}"
-        # The trainer pickles its arguments; nothing of ours reads them and nobody should have to trust them.
-        (written / "training_args.bin").unlink(missing_ok=True)
-        self._store.publish(written, step=step, total_steps=self.state.max_steps)
-        self._store.keep(self._keep_last)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write none: ours is made once, from the manifest."""
-
 
 def build_trainer(
     config: TrainConfig,
@@ -273,6 +238,7 @@ def build_trainer(
     trainer = AdapterTrainer(
         store=store,
         keep_last=config.checkpoint.keep_last,
+        selection=Selection.of(config),
         rows=rows.train.rows,
         ordering=ordering_of(config, rows.train.rows),
         cutter=cutter_of(config, layout),

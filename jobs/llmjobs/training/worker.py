@@ -113,15 +113,19 @@ def work(assignment: Assignment, stop: StopSignal) -> None:
     rows = _load_rows(config, assignment.model_path)
     checkpoint = store.newest_valid()
     step = checkpoint.step if checkpoint else 0
+    if checkpoint:
+        store.go_on_from(checkpoint)
     reporter = _Reporter(assignment, folder, after_step=step) if rank.index == 0 else None
     if not (checkpoint and checkpoint.finished):
         with _ending_told(reporter), _memory_errors_named(config, layout):
             base = load_base(assignment.model_path, config.model, config.quantisation, device=device)
             trainer = build_trainer(
                 config, layout, rows=rows, arguments=arguments, base=base, store=store,
-                callbacks=_callbacks(stop, reporter),
+                callbacks=[*_callbacks(stop, reporter), *_choosing(config)],
             )  # fmt: skip
             _train(trainer, checkpoint, stop)
+            if reporter:
+                reporter.notes += trainer.notes
     if reporter:
         reporter.finish(rows.train, resumed_from_step=step)
 
@@ -145,7 +149,8 @@ def _train(trainer: Any, checkpoint: Checkpoint | None, stop: StopSignal) -> Non
     with stop.deferred():
         if not stop.requested:
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-    if not 0 < trainer.state.max_steps <= trainer.state.global_step:
+    # A signal after the last step counts as well: the rerun has only to publish.
+    if stop.requested or not trainer.finished:
         raise Interrupted(INTERRUPTED)
 
 
@@ -215,6 +220,13 @@ def _callbacks(stop: StopSignal, reporter: _Reporter | None) -> list[Any]:
     return [RefuseNaN(), *shown, StopAtStep(stop)]
 
 
+def _choosing(config: TrainConfig) -> list[Any]:
+    from llmjobs.training.callbacks import ChooseBest
+    from llmjobs.training.selection import Selection
+
+    return [ChooseBest(Selection.of(config))] if config.publishes_best else []
+
+
 class _Reporter:
     """What only the first process keeps: curves, MLflow, the outcome."""
 
@@ -224,6 +236,7 @@ class _Reporter:
 
         config = assignment.config
         self._folder = folder
+        self.notes: list[str] = []
         self.curves = Curves(folder / CURVES, after_step=after_step)
         recipe = config.recipe()
         self.tracking = Tracking(
@@ -252,7 +265,7 @@ class _Reporter:
             resumed_from_step=resumed_from_step,
             mlflow_run_id=self.tracking.run_id,
             mlflow_run_url=self.tracking.url,
-            notes=[self.tracking.note] if self.tracking.note else [],
+            notes=[*self.notes, *([self.tracking.note] if self.tracking.note else [])],
         )
         temporary = self._folder / f"{OUTCOME}.tmp"
         temporary.write_text(outcome.model_dump_json(indent=1), encoding="utf-8")
@@ -284,16 +297,30 @@ def main() -> int:
         leave()  # the job died before the line above was reached
     assignment = Assignment.model_validate_json(Path(os.environ[ASSIGNMENT]).read_text(encoding="utf-8"))
     rank = _Rank.from_environment()
+    reason_file = failure_file(Path(assignment.folder), rank.index)
+    stop.last_words = lambda: _leave_reason(reason_file, Interrupted(INTERRUPTED))
     if rank.index:
         logging.getLogger().setLevel(logging.WARNING)
     try:
         work(assignment, stop)
+        part_company()
     except JobError as error:
-        reason = {"exit_code": int(error.exit_code), "sentence": str(error)}
-        failure_file(Path(assignment.folder), rank.index).write_text(json.dumps(reason), encoding="utf-8")
+        _leave_reason(reason_file, error)
         return int(error.exit_code)
-    part_company()
+    except Exception as error:
+        # Perhaps only the echo of another process' end: the launcher goes by who was first.
+        _leave_reason(reason_file, JobError(f"{type(error).__name__}: {str(error)[:500]}"))
+        raise
     return 0
+
+
+def _leave_reason(file: Path, error: JobError) -> None:
+    """Tell the launcher why this process ends; the first reason of a process stands."""
+    if not file.exists():
+        reason = {"exit_code": int(error.exit_code), "sentence": str(error)}
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(reason), encoding="utf-8")
+        temporary.replace(file)
 
 
 def part_company() -> None:

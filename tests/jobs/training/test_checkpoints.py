@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from llmjobs.contracts.training import EarlyStopping
 from llmjobs.training.checkpoints import MANIFEST, CheckpointStore
+from llmjobs.training.selection import Selection
 
-LAYOUT: dict[str, Any] = {"strategy": "single", "processes": 1}
+LAYOUT: dict[str, Any] = {"strategy": "single", "processes": 1, "micro_batch_size": 4}
 
 
 @pytest.fixture
@@ -20,12 +22,12 @@ def store(tmp_path: Path) -> CheckpointStore:
     return CheckpointStore(tmp_path / "checkpoints", LAYOUT)
 
 
-def save(store: CheckpointStore, step: int) -> Path:
+def save(store: CheckpointStore, step: int, best_step: int | None = None) -> Path:
     written = store.saving / f"checkpoint-{step}"
     (written / "global_step").mkdir(parents=True)
     (written / "adapter.safetensors").write_bytes(b"weights %d" % step)
     (written / "global_step" / "optimizer.pt").write_bytes(b"state %d" % step)
-    return store.publish(written, step=step, total_steps=10).path
+    return store.publish(written, step=step, total_steps=10, best_step=best_step).path
 
 
 def test_nothing_is_there_at_first(store: CheckpointStore) -> None:
@@ -91,11 +93,76 @@ def test_a_damaged_checkpoint_is_named_and_skipped(
     assert says in caplog.text
 
 
-def test_a_checkpoint_of_another_layout_is_skipped(store: CheckpointStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_of_another_layout_is_gone_on_from_and_named(
+    store: CheckpointStore, caplog: pytest.LogCaptureFixture
+) -> None:
     save(store, 4)
-    other = CheckpointStore(store.folder, {"strategy": "zero3", "processes": 2})
-    assert other.newest_valid() is None
-    assert "was written under {'strategy': 'single'" in caplog.text
+    other = CheckpointStore(store.folder, {"strategy": "zero3", "processes": 2, "micro_batch_size": 2})
+    found = other.newest_valid()
+    assert found is not None
+    with caplog.at_level(logging.WARNING):
+        other.go_on_from(found)
+    sentence = "elastic: from step 4 on zero3 with 2 x 2 rows, before single with 1 x 4 rows"
+    assert sentence in caplog.text
+    save(other, 8)
+    after = other.newest_valid()
+    assert after is not None
+    assert [note[: len(sentence)] for note in after.notes()] == [sentence]
+    again = CheckpointStore(store.folder, other.layout)
+    again.go_on_from(after)
+    assert again.layouts == after.layouts, "the same layout is no change"
+
+
+def test_a_checkpoint_of_another_format_is_skipped(store: CheckpointStore, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = save(store, 4) / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    with caplog.at_level(logging.WARNING):
+        assert store.newest_valid() is None
+    assert "step-00000004 is skipped: it has the format 1, this version reads 2" in caplog.text
+
+
+def test_the_best_stays_and_is_what_is_published(store: CheckpointStore) -> None:
+    for step, best in ((2, 2), (4, 4), (6, 4), (10, 4)):
+        save(store, step, best_step=best)
+        store.keep(1, best_step=best)
+    assert sorted(path.name for path in store.folder.glob("step-*")) == ["step-00000004", "step-00000010"]
+    newest = store.newest_valid()
+    assert newest is not None
+    assert newest.adapter_path == store.folder / "step-00000004"
+    assert newest.notes() == ["the adapter is that of step 4, which has the lowest validation loss"]
+
+
+def test_without_its_best_a_checkpoint_does_not_count(store: CheckpointStore, caplog: pytest.LogCaptureFixture) -> None:
+    save(store, 2)
+    damage_flip(save(store, 8, best_step=8))
+    save(store, 10, best_step=8)
+    with caplog.at_level(logging.WARNING):
+        found = store.newest_valid()
+    assert found is not None
+    assert found.step == 2
+    assert "of its best checkpoint, step-00000008, global_step/optimizer.pt is not what its hash says" in caplog.text
+
+
+def history(*losses: float) -> list[dict[str, Any]]:
+    return [{"step": 5 * place, "eval_loss": loss} for place, loss in enumerate(losses, start=1)] + [{"loss": 0.0}]
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "ends"),
+    [
+        ((), None, False),
+        ((2.0, 1.0, 1.1), 10, False),
+        ((2.0, 1.0, 1.1, 1.0), 10, True),
+        ((2.0, 1.0, 0.95, 0.91), 20, True),
+        ((2.0, 1.0, 1.1, 0.8), 20, False),
+    ],
+)
+def test_the_run_ends_when_the_validation_loss_falls_no_more(
+    losses: tuple[float, ...], best: int | None, ends: bool
+) -> None:
+    selection = Selection(wanted=True, early_stopping=EarlyStopping(patience=2, min_delta=0.1))
+    assert selection.best_step(history(*losses)) == best
+    assert selection.exhausted(history(*losses)) == ends
 
 
 def test_a_half_written_one_does_not_count(store: CheckpointStore) -> None:
