@@ -44,7 +44,7 @@ def launch(assignment: worker.Assignment, layout: Layout) -> None:
     signalled = _run(_command(layout), {**os.environ, **_environment(layout), worker.ASSIGNMENT: str(path)})
     if signalled is None:
         return
-    raise _reason(folder, interrupted=signalled)
+    raise _reason(folder, layout.batching.processes, interrupted=signalled)
 
 
 def _command(layout: Layout) -> list[str]:
@@ -73,15 +73,19 @@ def _free_port() -> int:
 
 
 def _run(command: list[str], environment: dict[str, str]) -> bool | None:
-    """Run torchrun; return None when it succeeded, else whether a signal of ours had gone before."""
+    """Run torchrun; return None when it succeeded, else whether a signal of ours had gone before.
+
+    Only the first signal is passed on: a second one would end torchrun while its processes save.
+    """
     signalled = False
     process = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)  # noqa: PLW1509  (see there)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         nonlocal signalled
         del frame
+        if not signalled:
+            process.send_signal(number)
         signalled = True
-        process.send_signal(number)
 
     previous = signal.signal(signal.SIGTERM, pass_on)
     try:
@@ -92,14 +96,19 @@ def _run(command: list[str], environment: dict[str, str]) -> bool | None:
             process.kill()
 
 
-def _reason(folder: Path, *, interrupted: bool) -> JobError:
-    """Return the first process' reason that is no mere echo of another's end."""
-    reasons: list[dict[str, Any]] = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("failure-*.json"))
-    ]
-    telling = [reason for reason in reasons if reason["exit_code"] != ExitCode.INTERRUPTED]
-    for reason in [*telling, *reasons]:
-        return _BY_EXIT_CODE[reason["exit_code"]](reason["sentence"])
-    if interrupted:
+def _reason(folder: Path, processes: int, *, interrupted: bool) -> JobError:
+    """Return why a run ended: what one process knows of it, else who was first; the others' ends are its echoes.
+
+    A process that was killed leaves nothing. Then torchrun stops the rest of them, and their "interrupted" is no reason
+    to launch the job again for free.
+    """
+    found = sorted(folder.glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    reasons: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8")) for path in found]
+    echoes = {ExitCode.INTERRUPTED, ExitCode.UNKNOWN}
+    telling = [reason for reason in reasons if reason["exit_code"] not in echoes]
+    if not telling and interrupted:
         return Interrupted(INTERRUPTED)
-    return JobError("a training process ended without a reason; the log above has its last words")
+    if not telling and len(reasons) < processes:
+        return JobError("a training process ended without a reason; the log above has its last words")
+    first = [*telling, *reasons][0]
+    return _BY_EXIT_CODE[first["exit_code"]](first["sentence"])
