@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -80,6 +82,12 @@ def rows_of_fraction(fraction: float, rows: int) -> int:
 def _origin(row: dict[str, Any]) -> str:
     file, line = row.get("source_file"), row.get("source_line")
     return f"{file} line {line}" if file else ""
+
+
+def content_hash(row: ChatRow) -> bytes:
+    """Return a digest of what a row says, whatever its id and origin."""
+    said = [[one["role"], one["content"] or "", one.get("tool_calls") or ""] for one in row.messages]
+    return hashlib.sha256(json.dumps([said, row.tools or ""]).encode()).digest()
 
 
 def row_ids(lake: Lake, name: str, version: str, split: str) -> set[str]:

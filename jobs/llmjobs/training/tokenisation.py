@@ -167,7 +167,7 @@ def audit(tokenised: Tokenised, rows: Sequence[ChatRow], tokenizer: Any) -> None
                     f"assistant's {content[:60]!r}"
                 )
     ends = end_tokens(tokenised.rows, tokenizer)
-    endless = [by_id[row.row_id] for row in tokenised.rows if ended(row, ends) < _answers(by_id[row.row_id])]
+    endless = [by_id[row.row_id] for row in tokenised.rows if ended(row, ends) < answers(by_id[row.row_id])]
     _refuse_any("an answer without the token that ends it, so the model would never learn to stop", endless)
 
 
@@ -193,7 +193,8 @@ def ended(row: TokenRow, ends: Collection[int]) -> int:
     return sum(label in ends for label in row.labels)
 
 
-def _answers(row: ChatRow) -> int:
+def answers(row: ChatRow) -> int:
+    """Return how many turns of a row are the assistant's."""
     return sum(message["role"] == "assistant" for message in row.messages)
 
 

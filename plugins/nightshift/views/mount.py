@@ -8,7 +8,7 @@ from typing import Any
 
 PREFIX = "/nightshift"
 
-KINDS = ("audits", "datasets", "adapters", "evaluations", "sweeps")
+KINDS = ("audits", "datasets", "adapters", "evaluations", "sweeps", "training_audits")
 """Folders of the lake whose published versions have something to read."""
 
 _VERSIONED_FILE = re.compile(rf"(?:^|/)((?:{'|'.join(KINDS)})/[^/]+/versions/[^/]+/.+)$")
