@@ -321,6 +321,12 @@ class TrainConfig(JobConfig):
             raise ValueError(f"data.fraction ({self.data.fraction:g}) and sweep clash: give one of them")
         if self.sweep and self.evaluate.metric not in {"exact_match", "loss"}:
             raise ValueError(f"a sweep is compared by exact_match or loss, not by {self.evaluate.metric}")
+        if self.dist.strategy.startswith("zero") and self.train.optimizer != "adamw_torch":
+            # The state in 8 bits is quantised in blocks of the shard that a process holds: no other cut can take it.
+            raise ValueError(
+                f"train.optimizer ({self.train.optimizer}) and dist.strategy ({self.dist.strategy}) clash: ZeRO shares "
+                "out the state already, and a checkpoint of it in 8 bits would be tied to the number of processes"
+            )
         self._can_choose()
         return self
 
