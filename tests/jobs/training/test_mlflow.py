@@ -19,7 +19,7 @@ from llmjobs.contracts.environment import MLFLOW_URL
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
 from llmjobs.mlflow_server import reach
-from llmjobs.training import evaluate, plan, promote, tracking, train
+from llmjobs.training import evaluate, plan, promote, rollback, tracking, train
 from llmjobs.training.identity import ADAPTERS, CHAMPION
 from llmjobs.training.registry import mirror
 
@@ -146,6 +146,9 @@ def test_the_registry_follows_the_lake(client: Any, server: str, lake: Lake, tmp
         mirror(lake, "tickets", ["v1"])
         aliased = client.get_model_version_by_alias("nightshift-tickets", CHAMPION)
         assert aliased.tags["adapter_version"] == champion
+    rollback.roll_back(lake, "tickets", "v2", reason="users complained")
+    aliased = client.get_model_version_by_alias("nightshift-tickets", CHAMPION)
+    assert aliased.tags["adapter_version"] == "v2"
     assert len(client.search_model_versions("name='nightshift-tickets'")) == 2
 
 
