@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from llmjobs.contracts.training import TrainConfig
 from llmjobs.training.packing import Cutter, best_fit_decreasing, padded_tokens
 
 DRAW = random.Random(3)
@@ -62,3 +63,14 @@ def test_half_the_micro_batch_is_the_same_step() -> None:
     assert half is not None
     assert len(half.cut(LENGTHS)[0]) == 2 * len(cutter.cut(LENGTHS)[0])
     assert Cutter(1, 1).halved() is None
+
+
+def test_packing_is_where_and_grouping_is_what() -> None:
+    """Packed or padded a step learns the same: it is the same adapter. Another order of the rows is another one."""
+
+    def version(**sections: dict[str, object]) -> str:
+        values = {"name": "a", "dataset": "d", "model": "m", **sections}
+        return TrainConfig.from_mapping(values, origin="test").adapter_version("data", "revision")
+
+    assert version(data={"packing": "bfd"}) == version()
+    assert version(train={"group_by_length": True}) != version()
