@@ -96,7 +96,7 @@ def put_adapter(lake: Lake, config: TrainConfig, model: Path, folder: Path, *, s
     adapter = identify(config, lake)
     torch.manual_seed(3)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
-    with_adapter = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear"))
+    with_adapter = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
     for name, matrix in with_adapter.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(matrix.data, std=strength)
