@@ -53,14 +53,14 @@ class LongestBatchFirst(TrainerCallback):
             BadConfig: Packed rows of this model see each other.
         """
         trainer = self.trainer
-        if trainer.zero_stage == 3:
-            # A process that runs out of memory would leave the others waiting for its part of the weights.
-            trainer.note("under ZeRO-3 the longest batch is not tried beforehand")
-            return
         with untouched(args.device):
             if trainer.batches.cutter.capacity_tokens:
                 refuse_leaks(trainer.logits, trainer.rows, flat=trainer.batches.cutter.flat)
-            self._fit(state.max_steps, args.device)
+            if trainer.zero_stage == 3:
+                # A process that runs out of memory would leave the others waiting for its part of the weights.
+                trainer.note("under ZeRO-3 the longest batch is not tried beforehand")
+            else:
+                self._fit(state.max_steps, args.device)
 
     def _fit(self, steps: int, device: Any) -> None:
         batches = self.trainer.batches
