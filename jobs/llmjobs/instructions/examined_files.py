@@ -26,7 +26,7 @@ from llmjobs.instructions.rules.library import RULES_VERSION
 from llmjobs.lake import Lake
 
 KIND = "parts"
-SCHEMA = 3
+SCHEMA = 4
 """Raise it when the same file would lead to another part than before."""
 
 _ID_DIGITS = 32

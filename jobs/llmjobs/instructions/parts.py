@@ -27,8 +27,8 @@ import pyarrow as pa
 
 from llmjobs.contracts.instructions import PII_FLAGS, RULES
 
-BUCKETS = 32
-"""Ranges of ids. A million rows are 31,000 in each, 16 million 500,000."""
+BUCKETS = 64
+"""Ranges of ids. A million rows are 16,000 in each, 16 million 250,000."""
 
 _ROWS_FOR_BUCKETS = 4096
 _ROWS_AT_ONCE = 50_000
