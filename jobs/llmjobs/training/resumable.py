@@ -98,8 +98,6 @@ class ResumableTrainer(SFTTrainer):
         tensors = training_state.gather(self.model, self.optimizer)
         if self.args.should_save:
             save_file(tensors, Path(output_dir) / training_state.OPTIMIZER)
-            path = Path(output_dir) / training_state.SCHEDULE
-            training_state.save_schedule(path, self.lr_scheduler, self.optimizer)
 
     def _save_rng_state(self, output_dir: str) -> None:
         # The first process makes the folder; under DDP another one may be here before it.
@@ -116,7 +114,7 @@ class ResumableTrainer(SFTTrainer):
             self.args.eval_on_start = self._validation_missing()
             folder = Path(resume_from_checkpoint)
             training_state.restore(self.model, self.optimizer, load_file(folder / training_state.OPTIMIZER))
-            training_state.load_schedule(folder / training_state.SCHEDULE, self.lr_scheduler, self.optimizer)
+            training_state.set_schedule(self.lr_scheduler, self.optimizer, self.state.global_step)
         return prepared
 
     def _load_rng_state(self, checkpoint: str | None) -> None:

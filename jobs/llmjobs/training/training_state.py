@@ -1,7 +1,6 @@
 """What a training needs besides its adapter to go on, told by parameter name: it fits any number of processes.
 
     optimizer.safetensors      weight/<name>, exp_avg/<name>, exp_avg_sq/<name>, step/<name> ...; float32, whole tensors
-    schedule.json              the scheduler's state and the learning rates
     random-<process>.safetensors
 
 Under ZeRO every process holds a part of one long tensor; the parts are put together here and cut again on the way
@@ -19,7 +18,6 @@ import torch  # noqa: TID253  (only the training processes import this module)
 from torch import Tensor, distributed  # noqa: TID253
 
 OPTIMIZER = "optimizer.safetensors"
-SCHEDULE = "schedule.json"
 
 _WEIGHT = "weight"
 _STEP = "step"
@@ -158,18 +156,22 @@ def _refresh_working_copy(inner: Any) -> None:
         inner.persistent_parameters[0].all_gather(inner.persistent_parameters)
 
 
-def save_schedule(path: Path, scheduler: Any, optimizer: Any) -> None:
-    """Write the scheduler's state and each group's learning rate; JSON keeps every bit of a float."""
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
-    path.write_text(json.dumps({"scheduler": scheduler.state_dict(), "learning_rates": rates}), encoding="utf-8")
+def set_schedule(scheduler: Any, optimizer: Any, step: int) -> None:
+    """Put the learning rate where it stands after so many steps.
 
+    It follows from the step alone, so no checkpoint holds it; DeepSpeed has fewer groups of parameters than torch.
 
-def load_schedule(path: Path, scheduler: Any, optimizer: Any) -> None:
-    """Undo `save_schedule`."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    scheduler.load_state_dict(found["scheduler"])
-    for group, rate in zip(optimizer.param_groups, found["learning_rates"], strict=True):
+    Args:
+        scheduler: Any of torch's `LambdaLR`, which are all that a recipe can name.
+        optimizer: Of the trainer.
+        step: Optimiser steps done.
+    """
+    rates = [base * share(step) for base, share in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
+    scheduler.load_state_dict(
+        {**scheduler.state_dict(), "last_epoch": step, "_step_count": step + 1, "_last_lr": rates}
+    )
 
 
 def random_file(folder: Path, process: int) -> Path:

@@ -3,7 +3,8 @@
     STRATEGIES='{"folder": ..., "model": ..., "runs": {name: config}}' torchrun --nproc-per-node 2 strategies.py
 
 A run whose name ends in ``-stopped`` gets its signal on the second process alone, after three steps, and is then
-run again.
+run again. One named ``zero2-to-ddp`` is stopped likewise and goes on under the other strategy; one named
+``single-to-zero2`` goes on from what one process has left in its folder.
 """
 
 from __future__ import annotations
@@ -55,12 +56,18 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         config = TrainConfig.from_mapping(values, origin=name)
         assignment = Assignment(config=config, model_path=given["model"], folder=str(folder), adapter_version=name)
-        if name.endswith("-stopped"):
+        first, _, second = name.partition("-to-")
+        if name.endswith("-stopped") or (second and first != "single"):
             try:
                 work(assignment, StopAfterThreeSteps())
             except Interrupted:
                 (folder / f"interrupted-{os.environ['RANK']}").touch()
             forget_the_run_before()
+        if second == "single":
+            continue  # the test goes on from here in a process of its own
+        if second:
+            other = config.dist.model_copy(update={"strategy": second})
+            assignment = assignment.model_copy(update={"config": config.model_copy(update={"dist": other})})
         work(assignment, StopSignal())
         forget_the_run_before()
     part_company()

@@ -36,6 +36,10 @@ RUNS = {
     "ddp": ("ddp", "bfloat16"), "zero1": ("zero1", "bfloat16"), "zero2": ("zero2", "bfloat16"),
     "zero3": ("zero3", "bfloat16"), "zero3-stopped": ("zero3", "bfloat16"),
     "ddp-float32": ("ddp", "float32"), "zero3-float32": ("zero3", "float32"),
+    "packed-float32": ("ddp", "float32", "bfd"),
+    "ddp-to-zero3": ("ddp", "float32"), "zero3-to-zero2": ("zero3", "float32"), "zero2-to-zero1": ("zero2", "float32"),
+    "zero1-to-ddp": ("zero1", "float32"), "zero3-to-single": ("zero3", "bfloat16"),
+    "single-to-zero2": ("single", "float32"),
 }  # fmt: skip
 STEPS = 8
 
@@ -55,19 +59,23 @@ def world(tmp_path_factory: pytest.TempPathFactory, published: Any) -> Iterator[
         if "TORCH_EXTENSIONS_DIR" not in os.environ:
             patch.setenv("TORCH_EXTENSIONS_DIR", str(REPOSITORY / ".cache" / "torch_extensions"))
         patch.delenv(MLFLOW_URL, raising=False)
-        published(Lake.from_environment(), folder / "dataset", train=range(100, 140), test=range(140, 148))
+        published(Lake.from_environment(), folder / "dataset", train=range(90, 130), test=range(140, 148))
         handler = signal.getsignal(signal.SIGTERM)
         yield folder
         signal.signal(signal.SIGTERM, handler)
 
 
-def config_for(recipe: Any, model: Path, strategy: str, dtype: str, processes: int) -> TrainConfig:
+def config_for(
+    recipe: Any, model: Path, strategy: str, dtype: str, packing: str = "none", *, processes: int
+) -> TrainConfig:
     """Eight rows a step, however many processes share them; no dropout, which each process draws for itself."""
+    strategy = "auto" if strategy == "single" else strategy
     version = identity.identify(recipe(model), Lake.from_environment()).config.dataset_version
     made: TrainConfig = recipe(
         model,
         dataset_version=version,
         lora={"dropout": 0.0},
+        data={"packing": packing},
         train={"max_steps": STEPS, "micro_batch_size": 2},
         dist={"strategy": strategy, "processes": processes},
     )
@@ -75,10 +83,11 @@ def config_for(recipe: Any, model: Path, strategy: str, dtype: str, processes: i
 
 
 @pytest.fixture(scope="module")
-def under_torchrun(world: Path, tiny_model: Path, recipe: Any) -> Path:
+def under_torchrun(world: Path, tiny_model: Path, recipe: Any, alone: Path) -> Path:
     """Every run of `RUNS`, done by one pair of processes; returns their folders' parent."""
     folder = world / "two"
-    folder.mkdir()
+    shutil.copytree(alone / "float32", folder / "single-to-zero2")
+    shutil.rmtree(folder / "single-to-zero2" / "checkpoints" / f"step-{STEPS:08d}")
     runs = {name: config_for(recipe, tiny_model, *how, processes=2) for name, how in RUNS.items()}
     given = {
         "folder": str(folder),
@@ -123,19 +132,20 @@ def test_every_strategy_learns_what_one_process_learns(under_torchrun: Path, alo
     assert check_weights(weights(under_torchrun / name)).tensors == 2 * 2 * 7
 
 
-@pytest.mark.parametrize("name", ["ddp-float32", "zero3-float32"])
+@pytest.mark.parametrize("name", ["ddp-float32", "zero3-float32", "packed-float32"])
 def test_in_float32_they_agree_closely(under_torchrun: Path, alone: Path, name: str) -> None:
     assert losses(under_torchrun / name) == pytest.approx(losses(alone / "float32"), abs=1e-3)
 
 
-def test_zero3_saves_the_adapter_that_ddp_saves(under_torchrun: Path) -> None:
+@pytest.mark.parametrize("name", ["zero3-float32", "packed-float32"])
+def test_the_adapter_is_the_one_that_ddp_saves(under_torchrun: Path, name: str) -> None:
     from safetensors.torch import load_file
 
-    ddp, zero3 = (load_file(weights(under_torchrun / name)) for name in ("ddp-float32", "zero3-float32"))
-    assert ddp.keys() == zero3.keys()
+    ddp, other = (load_file(weights(under_torchrun / each)) for each in ("ddp-float32", name))
+    assert ddp.keys() == other.keys()
     for key, tensor in ddp.items():
-        assert tensor.shape == zero3[key].shape
-        assert float((tensor.float() - zero3[key].float()).abs().max()) < 1e-3
+        assert tensor.shape == other[key].shape
+        assert float((tensor.float() - other[key].float()).abs().max()) < 1e-3
 
 
 def test_a_signal_on_one_process_stops_both_and_zero3_resumes_exactly(under_torchrun: Path) -> None:
@@ -145,6 +155,29 @@ def test_a_signal_on_one_process_stops_both_and_zero3_resumes_exactly(under_torc
     assert losses(stopped) == losses(under_torchrun / "zero3")
     ours, whole = check_weights(weights(stopped)), check_weights(weights(under_torchrun / "zero3"))
     assert ours.sha256 == whole.sha256
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if "-to-" in name])
+def test_a_run_goes_on_under_another_strategy_and_number_of_processes(
+    under_torchrun: Path, alone: Path, tiny_model: Path, recipe: Any, name: str
+) -> None:
+    folder, dtype = under_torchrun / name, RUNS[name][1]
+    if name.endswith("-to-single"):
+        config = config_for(recipe, tiny_model, "auto", dtype, processes=1)
+        work(
+            Assignment(config=config, model_path=str(tiny_model), folder=str(folder), adapter_version=name),
+            StopSignal(),
+        )
+    whole = losses(alone / dtype)
+    assert losses(folder) == pytest.approx(whole, abs=1e-3 if dtype == "float32" else 0.03)
+    assert json.loads((folder / "outcome.json").read_text())["resumed_from_step"] in {3, 4}
+    manifest = json.loads((weights(folder).parent / "MANIFEST.json").read_text())
+    before, after = manifest["layouts"]
+    assert (before["strategy"], after["strategy"]) == tuple(name.split("-to-"))
+    assert after["from_step"] in {3, 4}
+    assert manifest["cursor"] == {"epoch": 1, "samples": 24}
+    files = {path.suffix for path in weights(folder).parent.iterdir()}
+    assert files <= {".safetensors", ".json", ".jinja", ".md"}, "nothing is pickled"
 
 
 def test_the_job_launches_two_processes_stops_and_goes_on(
