@@ -33,7 +33,7 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Any:
     )  # fmt: skip
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     base = load_base(str(folder), Model(name="tiny"), Quantisation(), device="cpu")
-    model = get_peft_model(base, adapter_config(Lora(r=4, dropout=0.0)))
+    model = get_peft_model(base, adapter_config(Lora(r=4, dropout=0.0), base))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from llmjobs.contracts.base import JobConfig, JobResult, Strict, digest
 
-SCHEMA = 1
+SCHEMA = 2
 """Raise it when the same recipe would train another adapter than before."""
 
 EVALUATION_SCHEMA = 2
@@ -51,6 +51,17 @@ class Quantisation(Strict):
     double: bool = Field(
         default=True, description="Quantise the quantisation constants too: 0.37 bit less per parameter"
     )
+    storage: Literal["uint8", "bfloat16", "float32"] = Field(
+        default="uint8",
+        title="Storage",
+        description="Number format whose bytes hold the 4-bit weights: uint8, or the model's own",
+    )
+
+    @model_validator(mode="after")
+    def _stores_something(self) -> Self:
+        if self.type == "none" and self.storage != "uint8":
+            raise ValueError(f"storage ({self.storage}) is of 4-bit weights, but type is none: leave it out")
+        return self
 
 
 class Lora(Strict):
@@ -61,7 +72,27 @@ class Lora(Strict):
     dropout: float = Field(
         default=0.05, ge=0, lt=1, title="Dropout", description="On the adapter's input, in training only"
     )
-    target: Literal["all-linear"] = Field(default="all-linear", description="Every linear layer but the output head")
+    rslora: bool = Field(
+        default=False, title="rsLoRA", description="Scale by alpha / sqrt(rank) instead (arXiv:2312.03732)"
+    )
+    dora: bool = Field(
+        default=False,
+        title="DoRA",
+        description="Learn each output's magnitude too (arXiv:2402.09353); vLLM does not serve such adapters",
+    )
+    target: Literal["all-linear"] | tuple[str, ...] = Field(
+        default="all-linear",
+        title="Layers",
+        description="Every linear layer but the output head, or a list of their names, such as q_proj and v_proj",
+    )
+
+    @model_validator(mode="after")
+    def _targets_layers(self) -> Self:
+        if not self.target:
+            raise ValueError("target is an empty list: name layers, or give all-linear")
+        if "lm_head" in self.target:
+            raise ValueError(f"target holds lm_head ({', '.join(self.target)}): the output head is never adapted")
+        return self
 
 
 class Data(Strict):
@@ -155,6 +186,21 @@ class Dist(Strict):
     processes: int | None = Field(
         default=None, ge=1, le=64, title="Processes", description="Empty: one for each GPU, or one on a CPU"
     )
+    offload: Literal["none", "cpu"] = Field(
+        default="none",
+        title="Offload",
+        description="cpu: the optimiser's state is kept, and its step computed, in main memory; needs ZeRO",
+    )
+
+    @model_validator(mode="after")
+    def _can_offload(self) -> Self:
+        if self.offload != "none" and not self.strategy.startswith("zero"):
+            raise ValueError(
+                f"offload ({self.offload}) is a part of ZeRO, but strategy is {self.strategy}: "
+                "take zero1, zero2 or zero3, or no offload"
+            )
+        return self
+
     threads: int | None = Field(
         default=None,
         ge=1,
@@ -328,6 +374,7 @@ class TrainConfig(JobConfig):
                 "out the state already, and a checkpoint of it in 8 bits would be tied to the number of processes"
             )
         self._can_choose()
+        self._can_be_computed()
         return self
 
     def _can_choose(self) -> None:
@@ -339,6 +386,27 @@ class TrainConfig(JobConfig):
             raise ValueError(
                 f"{field} needs validations: evaluate.validate_every_steps ({every}) is more than "
                 f"train.max_steps ({steps})"
+            )
+
+    def _can_be_computed(self) -> None:
+        """Refuse what the libraries would break off, or spoil, hours later."""
+        storage, dtype, strategy = self.quantisation.storage, self.model.dtype, self.dist.strategy
+        if storage not in {"uint8", dtype}:
+            raise ValueError(
+                f"quantisation.storage ({storage}) must be uint8 or model.dtype ({dtype}): DeepSpeed turns every "
+                "other float into the model's, which destroys the 4-bit weights inside"
+            )
+        if self.model.attention == "flash_attention_2" and dtype == "float32":
+            raise ValueError(f"model.attention (flash_attention_2) computes in 16 bits, but model.dtype is {dtype}")
+        if strategy.startswith("zero") and self.train.optimizer != "adamw_torch":
+            raise ValueError(
+                f"train.optimizer ({self.train.optimizer}) and dist.strategy ({strategy}) clash: ZeRO shards a "
+                "state of 32 bits; take adamw_torch, or ddp"
+            )
+        if strategy == "zero3" and self.lora.dora:
+            raise ValueError(
+                "lora.dora and dist.strategy (zero3) clash: DoRA needs the whole frozen weights at every step, which "
+                "ZeRO-3 shares out; take zero2 or ddp"
             )
 
     @property
@@ -377,16 +445,14 @@ class TrainConfig(JobConfig):
     def recipe(self) -> dict[str, Any]:
         """Return what decides the adapter, besides the rows and the base's weights.
 
-        Where it is computed (`dist`, micro batch, packing, checkpoints) and how it is measured do not: the global batch
-        stays the same optimisation on other devices.
+        Where it is computed (`dist`, micro batch, packing, storage, checkpoints) and how it is measured do not: the
+        global batch stays the same optimisation on other devices.
         """
         whole = self.model_dump(mode="json", include={"quantisation", "lora", "data", "train"})
         for field in ("micro_batch_size", "activation_checkpointing"):
             del whole["train"][field]
         del whole["data"]["packing"]
-        if self.data.fraction == 1:
-            # All rows were trained on before there were fractions: those adapters stay what they are.
-            del whole["data"]["fraction"]
+        del whole["quantisation"]["storage"]
         if self.publishes_best:
             whole["best"] = self.evaluate.model_dump(mode="json", include={"validate_every_steps", "early_stopping"})
         return {**whole, "dtype": self.model.dtype}

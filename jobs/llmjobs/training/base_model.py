@@ -6,9 +6,12 @@ import logging
 import warnings
 from typing import Any
 
+from llmjobs.contracts.errors import BadConfig
 from llmjobs.contracts.training import Lora, Model, Quantisation
 
 logger = logging.getLogger(__name__)
+
+NOT_SERVED = "lora.dora: vLLM does not serve such an adapter; merge it into the base to serve it"
 
 
 def quiet_libraries() -> None:
@@ -60,6 +63,7 @@ def _quantisation_config(quantisation: Quantisation, dtype: Any) -> Any:
         bnb_4bit_quant_type=quantisation.type,
         bnb_4bit_use_double_quant=quantisation.double,
         bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=quantisation.storage,
     )
 
 
@@ -79,8 +83,16 @@ def keep_gradients_after_evaluation(model: Any) -> int:
     return len(layers)
 
 
-def adapter_config(lora: Lora) -> Any:
-    """Return peft's form of the adapter's settings."""
+def adapter_config(lora: Lora, base: Any) -> Any:
+    """Return peft's form of the adapter's settings.
+
+    Args:
+        lora: The recipe's part.
+        base: The model that the adapter is for.
+
+    Raises:
+        BadConfig: The base has no such layers.
+    """
     from peft import LoraConfig
 
     return LoraConfig(
@@ -88,6 +100,20 @@ def adapter_config(lora: Lora) -> Any:
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        target_modules=lora.target if lora.target == "all-linear" else _existing(lora.target, base),
         bias="none",
     )
+
+
+def _existing(target: tuple[str, ...], base: Any) -> list[str]:
+    """Return the targeted names if each is the last part of a linear layer's; peft itself looks for one hit in all."""
+    from torch import nn
+
+    linear = {name for name, module in base.named_modules() if isinstance(module, nn.Linear)}
+    known = sorted({name.rsplit(".", 1)[-1] for name in linear} - {"lm_head"})
+    absent = sorted(set(target) - set(known))
+    if absent:
+        raise BadConfig(f"lora.target: the base has no linear layer {', '.join(absent)}; it has {', '.join(known)}")
+    return list(target)

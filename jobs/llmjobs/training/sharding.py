@@ -24,12 +24,14 @@ class Layout:
         batching: The global batch cut for the processes.
         on_gpu: Whether each process has a GPU.
         threads: CPU threads of each process.
+        offload: Whether the optimiser's state lies in main memory.
     """
 
     strategy: Strategy
     batching: Batching
     on_gpu: bool
     threads: int
+    offload: bool = False
 
     @property
     def distributed(self) -> bool:
@@ -65,7 +67,13 @@ def layout_for(config: TrainConfig, *, gpus: int, cores: int) -> Layout:
     except ValueError as error:
         raise BadConfig(str(error)) from None
     threads = config.dist.threads or int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // processes))
-    return Layout(strategy, batching, on_gpu=gpus > 0, threads=threads)
+    return Layout(strategy, batching, on_gpu=gpus > 0, threads=threads, offload=config.dist.offload == "cpu")
+
+
+def recomputes(config: TrainConfig, layout: Layout) -> bool:
+    """Return whether activations are computed again in the backward pass instead of kept."""
+    chosen = config.train.activation_checkpointing
+    return layout.on_gpu if chosen is None else chosen
 
 
 def visible_gpus() -> int:
@@ -122,12 +130,18 @@ def deepspeed_settings(layout: Layout, *, bf16: bool) -> dict[str, Any] | None:
             "stage3_param_persistence_threshold": 0,
             "stage3_gather_16bit_weights_on_model_save": True,
         }
+    # DeepSpeed's own Adam for CPUs needs a compiler at run time and is not the optimiser of the recipe.
+    offload: dict[str, Any] = {}
+    if layout.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": layout.on_gpu}
+        offload = {"zero_force_ds_cpu_optimizer": False}
     return {
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
+        **offload,
         "bf16": {"enabled": bf16},
         "steps_per_print": 1_000_000_000,
     }

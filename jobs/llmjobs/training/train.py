@@ -1,6 +1,7 @@
 """Job: dataset version and recipe -> adapter version in the lake.
 
-    python -m llmjobs.training.train        (config as JSON in LLMJOBS_CONFIG)
+    python -m llmjobs.training.train                            (config as JSON in LLMJOBS_CONFIG)
+    python -m llmjobs.training.train --print-effective [FILE]   (what a recipe means here; trains nothing)
 
 The adapter's version follows from the dataset's content, the base's weights and the recipe. One that is there is
 returned at once. A run that was killed goes on from its newest valid checkpoint and ends, on a CPU with the
@@ -24,7 +25,7 @@ from llmjobs.contracts.training import SCHEMA, TrainConfig, TrainResult
 from llmjobs.lake import Lake
 from llmjobs.models import ResolvedModel, resolve_model
 from llmjobs.results import main
-from llmjobs.training import launcher, worker
+from llmjobs.training import effective, launcher, worker
 from llmjobs.training.adapter_files import WeightsReport, assemble, model_card
 from llmjobs.training.checkpoints import Checkpoint, CheckpointStore, changes_of
 from llmjobs.training.curves import read_curves
@@ -222,4 +223,6 @@ def _result(lake: Lake, manifest: Manifest, *, reused: bool) -> TrainResult:
 
 
 if __name__ == "__main__":
+    if effective.OPTION in sys.argv[1:]:
+        sys.exit(effective.show([argument for argument in sys.argv[1:] if argument != effective.OPTION]))
     sys.exit(main(TrainConfig, run))

@@ -14,7 +14,7 @@ from trl import SFTConfig  # noqa: TID253
 
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.rendering import IGNORED
-from llmjobs.training.base_model import adapter_config
+from llmjobs.training.base_model import NOT_SERVED, adapter_config
 from llmjobs.training.batches import Step, StepBatches, StepSampler, answer_columns
 from llmjobs.training.checkpoints import CheckpointStore
 from llmjobs.training.ordering import Ordering
@@ -22,7 +22,7 @@ from llmjobs.training.packing import Cutter
 from llmjobs.training.probe import LongestBatchFirst
 from llmjobs.training.resumable import ResumableTrainer
 from llmjobs.training.selection import Selection
-from llmjobs.training.sharding import Layout, deepspeed_settings
+from llmjobs.training.sharding import Layout, deepspeed_settings, recomputes
 from llmjobs.training.tokenisation import TokenRow, TrainingRows
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ def training_arguments(config: TrainConfig, layout: Layout, scratch: Path) -> An
         scratch: Folder for what the trainer wants to write besides checkpoints.
     """
     train, bf16 = config.train, config.model.dtype == "bfloat16"
-    recompute = layout.on_gpu if train.activation_checkpointing is None else train.activation_checkpointing
     return SFTConfig(
         output_dir=str(scratch),
         per_device_train_batch_size=layout.batching.micro_batch_size,
@@ -56,7 +55,7 @@ def training_arguments(config: TrainConfig, layout: Layout, scratch: Path) -> An
         bf16=bf16,
         fp16=False,
         use_cpu=not layout.on_gpu,
-        activation_checkpointing=recompute,
+        activation_checkpointing=recomputes(config, layout),
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
@@ -246,12 +245,14 @@ def build_trainer(
         args=arguments,
         processing_class=rows.tokenizer,
         eval_dataset=_dataset(rows.validation) if rows.validation else None,
-        peft_config=adapter_config(config.lora),
+        peft_config=adapter_config(config.lora, base),
         # The clock of the progress starts after the trial.
         callbacks=[first, *callbacks],
     )
     first.trainer = trainer
     trainer.remove_callback(PrinterCallback)
+    if config.lora.dora:
+        trainer.note(NOT_SERVED)
     _keep_full_precision(trainer, layout)
     return trainer
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from llmjobs.contracts.errors import BadConfig
+from llmjobs.contracts.errors import BadConfig, ExitCode
 from llmjobs.contracts.training import TrainConfig
+from llmjobs.training import effective
+from llmjobs.training.base_model import NOT_SERVED
 from llmjobs.training.sharding import deepspeed_settings, layout_for
 
 MINIMAL: dict[str, Any] = {"name": "a", "dataset": "d", "model": "Qwen/Qwen3-8B"}
@@ -43,6 +48,27 @@ def test_a_model_can_be_one_word() -> None:
         ({"sweep": {"fractions": [0.5, 1.5]}}, "sweep.fractions holds 1.5; a fraction is above 0 and at most 1"),
         ({"sweep": {"fractions": [0.5, 0.5]}}, "names a fraction twice: 0.5, 0.5"),
         ({"name": "../x"}, "name"),
+        (
+            {"quantisation": {"storage": "float32"}},
+            r"quantisation.storage \(float32\) must be uint8 or model.dtype \(bfloat16\)",
+        ),
+        (
+            {"quantisation": {"type": "none", "storage": "bfloat16"}},
+            r"storage \(bfloat16\) is of 4-bit weights, but type",
+        ),
+        ({"quantisation": {"stroage": "uint8"}}, "did you mean 'storage'"),
+        ({"lora": {"target": []}}, "lora: .*target is an empty list"),
+        ({"lora": {"target": ["q_proj", "lm_head"]}}, r"target holds lm_head \(q_proj, lm_head\)"),
+        (
+            {"model": {"name": "m", "dtype": "float32", "attention": "flash_attention_2"}},
+            r"model.attention \(flash_attention_2\) computes in 16 bits, but model.dtype is float32",
+        ),
+        ({"dist": {"offload": "cpu"}}, r"offload \(cpu\) is a part of ZeRO, but strategy is auto"),
+        (
+            {"train": {"optimizer": "paged_adamw_8bit"}, "dist": {"strategy": "zero1"}},
+            r"train.optimizer \(paged_adamw_8bit\) and dist.strategy \(zero1\) clash",
+        ),
+        ({"lora": {"dora": True}, "dist": {"strategy": "zero3"}}, r"lora.dora and dist.strategy \(zero3\) clash"),
     ],
 )
 def test_clashes_are_refused_with_the_numbers(sections: dict[str, Any], says: str) -> None:
@@ -78,6 +104,8 @@ def test_version_follows_what_is_learnt_and_nothing_else() -> None:
         config(checkpoint={"every_steps": 3}),
         config(evaluate={"metric": "loss"}),
         config(resources={"gpus": 4}),
+        config(quantisation={"storage": "bfloat16"}),
+        config(dist={"strategy": "zero2", "offload": "cpu"}),
     ]
     assert {one.adapter_version("data1", "rev1") for one in same} == {base}
     others = [
@@ -85,6 +113,9 @@ def test_version_follows_what_is_learnt_and_nothing_else() -> None:
         config().adapter_version("data1", "rev2"),
         config(train={"seed": 8}).adapter_version("data1", "rev1"),
         config(train={"global_batch_size": 32}).adapter_version("data1", "rev1"),
+        config(lora={"rslora": True}).adapter_version("data1", "rev1"),
+        config(lora={"dora": True}).adapter_version("data1", "rev1"),
+        config(lora={"target": ["q_proj"]}).adapter_version("data1", "rev1"),
         config(lora={"r": 8}).adapter_version("data1", "rev1"),
         config(quantisation={"type": "none"}).adapter_version("data1", "rev1"),
         config(model={"name": "Qwen/Qwen3-8B", "dtype": "float32"}).adapter_version("data1", "rev1"),
@@ -94,9 +125,8 @@ def test_version_follows_what_is_learnt_and_nothing_else() -> None:
     assert len({base, *others}) == len(others) + 1
 
 
-def test_adapters_from_before_there_were_fractions_keep_their_version() -> None:
-    assert config().adapter_version("data1", "rev1") == "e8dc7c633fab4631"
-    assert config(data={"fraction": 1}).adapter_version("data1", "rev1") == "e8dc7c633fab4631"
+def test_the_version_of_a_recipe_stays_unless_the_schema_is_raised() -> None:
+    assert config().adapter_version("data1", "rev1") == "88e49366388c4c65"
 
 
 def test_a_sweep_is_one_config_for_each_fraction_the_smallest_first() -> None:
@@ -150,3 +180,44 @@ def test_deepspeed_settings(stage: int, gpus: int) -> None:
 
 def test_no_deepspeed_without_zero() -> None:
     assert deepspeed_settings(layout_for(config(), gpus=2, cores=8), bf16=True) is None
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_offload_keeps_torch_adamw(stage: int) -> None:
+    dist = {"strategy": f"zero{stage}", "processes": 2}
+    plain = deepspeed_settings(layout_for(config(dist=dist), gpus=2, cores=8), bf16=True)
+    settings = deepspeed_settings(layout_for(config(dist={**dist, "offload": "cpu"}), gpus=2, cores=8), bf16=True)
+    assert plain is not None
+    assert settings is not None
+    assert settings["zero_optimization"].pop("offload_optimizer") == {"device": "cpu", "pin_memory": True}
+    assert settings.pop("zero_force_ds_cpu_optimizer") is False
+    assert settings == plain
+
+
+def test_the_effective_recipe_is_printed_with_all_that_is_derived(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_gpu: None
+) -> None:
+    file = tmp_path / "a.yaml"
+    sections = {
+        "lora": {"r": 16, "rslora": True, "dora": True},
+        "dist": {"strategy": "zero2", "processes": 2, "threads": 3},
+    }
+    file.write_text(json.dumps({**MINIMAL, **sections}), encoding="utf-8")
+    assert effective.show([str(file)]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert TrainConfig.from_mapping(printed["config"], origin="printed") == config(**sections)
+    derived = printed["derived"]
+    assert derived.pop("deepspeed")["zero_optimization"]["stage"] == 2
+    assert derived == {
+        "strategy": "zero2", "processes": 2, "micro_batch_size": 8, "accumulation": 1, "device": "cpu",
+        "threads_per_process": 3, "activation_checkpointing": False, "epochs": 1.0, "adapter_scale": 8.0,
+        "notes": [NOT_SERVED],
+    }  # fmt: skip
+
+
+def test_a_refused_recipe_is_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(json.dumps({**MINIMAL, "lora": {"alfa": 3}}), encoding="utf-8")
+    assert effective.show([str(file)]) == ExitCode.BAD_CONFIG
+    out, err = capsys.readouterr()
+    assert (out, err.count("did you mean 'alpha'")) == ("", 1)

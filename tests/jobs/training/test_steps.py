@@ -228,3 +228,47 @@ def test_an_epoch_trains_on_every_row_once(trainer_of: Callable[..., Any], tmp_p
     assert sum(step.answers for step in steps) == sum(row.trainable for row in trainer.rows)
     loader.batch_sampler.set_epoch(1)
     assert [step.tokens for step in loader] != [step.tokens for step in steps]
+
+
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+@pytest.mark.parametrize(
+    ("optimizer", "lora", "quantisation"),
+    [
+        ("adamw_8bit", {"r": 64, "rslora": True, "target": ["q_proj", "down_proj"]}, {"storage": "bfloat16"}),
+        ("paged_adamw_8bit", {"r": 64, "dora": True}, {"storage": "uint8", "double": False}),
+    ],
+)
+def test_every_optimiser_and_kind_of_adapter_learns(
+    trainer_of: Callable[..., Any], tmp_path: Path, optimizer: str, lora: dict[str, Any], quantisation: dict[str, Any]
+) -> None:
+    """Two runs cover them; bitsandbytes keeps tensors of fewer than 4,096 numbers in 32 bits, hence the rank.
+
+    On a CPU the paged optimiser is the 8-bit one, and says so.
+    """
+    import torch
+
+    from llmjobs.training.base_model import NOT_SERVED
+
+    train = {**SHORT["train"], "optimizer": optimizer}
+    trainer = trainer_of(tmp_path, lora=lora, quantisation=quantisation, **{**SHORT, "train": train})
+    before = {name: one.detach().clone() for name, one in trainer.model.named_parameters() if one.requires_grad}
+    after = trained(trainer)
+    assert all(not torch.equal(before[name], value) for name, value in after.items() if "lora_A" not in name)
+    states = trainer.optimizer.optimizer.state.values()
+    assert {state["state1"].dtype for state in states if state["state1"].numel() >= 4096} == {torch.uint8}
+    layers = {name.split(".")[-4] for name in after if "lora_B" in name}
+    frozen = {one.dtype for name, one in trainer.model.named_parameters() if name.endswith("q_proj.base_layer.weight")}
+    scales = {module.scaling["default"] for module in trainer.model.modules() if hasattr(module, "lora_A")}
+    if lora.get("dora"):
+        assert sum("lora_magnitude" in name for name in after) == 2 * 7
+        assert (len(layers), frozen, scales, trainer.notes) == (7, {torch.uint8}, {8 / 64}, [NOT_SERVED])
+    else:
+        assert (layers, frozen, scales) == ({"q_proj", "down_proj"}, {torch.bfloat16}, {8 / 8})
+
+
+def test_layers_that_the_base_has_not_are_refused_with_those_that_it_has(
+    trainer_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    says = "no linear layer query, wo; it has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj$"
+    with pytest.raises(BadConfig, match=says):
+        trainer_of(tmp_path, lora={"target": ["q_proj", "wo", "query"]})
