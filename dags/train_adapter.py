@@ -5,11 +5,16 @@ the data did not change.
 
 1. **plan**: which adapter do dataset, base and recipe mean, and is it there? Where it is trained, measured and decided,
    the night ends here, with a sentence.
-2. **train**: QLoRA on a GPU or a CPU. Killed anywhere, the next try goes on from the newest valid checkpoint.
+2. **audit**: the rows as the training takes them, token by token (button *Report*). Rows that must not be trained on
+   end the night here, before a GPU is asked for.
+3. **train**: QLoRA on a GPU or a CPU. Killed anywhere, the next try goes on from the newest valid checkpoint.
    The log shows step, loss, tokens per second and the time left; curves and system metrics are in MLflow (button).
-3. **evaluate**: base, champion and candidate on the held-out rows, without any row that one of them was trained on.
-4. **promote**: `champion` moves only if the candidate beats both. The sentence has the numbers.
-5. **champion**, **announce**: tells Airflow about a champion that it does not know yet.
+4. **evaluate**: base, champion and candidate on the held-out rows, without any row that one of them was trained on.
+5. **promote**: `champion` moves only if the candidate beats both. The sentence has the numbers. With
+   `evaluate.approval` a person is asked first (*Required Actions* in the menu).
+6. **champion**, **announce**: tells Airflow about a champion that it does not know yet.
+
+The form starts a run by hand: another dataset version or recipe, or an older adapter that is to be champion again.
 
 One file of `dags/configs/train_adapter/` is one DAG. With a GPU, `model: Qwen/Qwen3-8B` (and `resources: {gpus: 1}`) is
 all that it takes to train another base.
@@ -26,6 +31,8 @@ from airflow.sdk.exceptions import AirflowSkipException
 from llmjobs.contracts.training import TrainConfig
 from nightshift.assets import adapter_asset, announce, dataset_asset
 from nightshift.configs import each_config
+from nightshift.decisions import APPROVAL_TASK, DECISION
+from nightshift.operators.approval import PromotionApproval
 from nightshift.operators.job import JobOperator
 from nightshift.params import form_for
 
@@ -33,7 +40,7 @@ FORM = (
     "dataset_version", "model.name", "model.revision", "lora.r", "lora.alpha", "lora.dropout", "data.max_length_tokens",
     "data.on_overflow", "train.epochs", "train.max_steps", "train.global_batch_size", "train.learning_rate",
     "train.warmup_steps", "train.scheduler", "train.optimizer", "train.seed", "dist.strategy", "dist.processes",
-    "evaluate.metric", "evaluate.min_gain",
+    "evaluate.metric", "evaluate.min_gain", "rollback_to",
 )  # fmt: skip
 
 SWEEP = """
@@ -47,6 +54,8 @@ PINNED = {
     "model.revision": "{{ ti.xcom_pull(task_ids='plan')['base_revision'] }}",
 }
 BEST = {**PINNED, "data.fraction": "{{ ti.xcom_pull(task_ids='sweep')['fraction'] }}"}
+
+APPROVED = {"approved": f"{{{{ ti.xcom_pull(task_ids='{APPROVAL_TASK}', key='{DECISION}') or '' }}}}"}
 
 
 @task(task_display_name="Anything to do?")
@@ -121,6 +130,28 @@ def train_tasks(config: TrainConfig) -> tuple[list[JobOperator], JobOperator]:
     return trains, sweep
 
 
+def promote_task(config: TrainConfig, pinned: dict[str, str], evaluate: JobOperator) -> JobOperator:
+    """Return the task that decides; where the config asks for it, behind the question to a person."""
+    title = "Promote if it is better"
+    if not config.evaluate.approval:
+        promote = job("promote", title, config, 0.5, overrides=pinned)
+        evaluate >> promote
+        return promote
+    approve = PromotionApproval(
+        task_display_name="Ask a person, if it is better",
+        doc_md="Waits under *Required Actions* where the candidate is better; is skipped where it is not.",
+        name=config.name,
+        of="evaluate",
+        hours=config.evaluate.approval_hours,
+    )
+    # A candidate that is not better asks nobody, and that is recorded; where nothing was measured nothing is decided.
+    rule = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
+    promote = job("promote", title, config, 0.5, overrides={**pinned, **APPROVED}, trigger_rule=rule)
+    evaluate >> [approve, promote]
+    approve >> promote
+    return promote
+
+
 def train_adapter(name: str, config: TrainConfig) -> DAG:
     """Return the DAG of one adapter."""
     # What is measured and promoted: of a sweep the candidate that its comparison names.
@@ -142,15 +173,17 @@ def train_adapter(name: str, config: TrainConfig) -> DAG:
     )
     def build() -> None:
         plan = job("plan", "Which adapter, and is it there?", config, 0.5)
+        doc = "Counts, lengths, and 20 rows token by token: the Report button."
+        audit = job("audit", "Are the rows fit to train on?", config, 2, overrides=PINNED, memory_gib=4, doc_md=doc)
         with TaskGroup("adapter", prefix_group_id=False, group_display_name="Train and measure"):
             trains, trained = train_tasks(config)
             title = "Measure base, champion and candidate"
             evaluate = job("evaluate", title, chosen, 4, overrides=pinned, **heavy(config))
         with TaskGroup("promotion", prefix_group_id=False, group_display_name="Promote and announce"):
-            promote = job("promote", "Promote if it is better", chosen, 0.5, overrides=pinned)
+            promote = promote_task(chosen, pinned, evaluate)
             announce(adapter_asset(config.name), champion(plan.output, promote.output))
-        needed(plan.output) >> trains
-        trained >> evaluate >> promote
+        needed(plan.output) >> audit >> trains
+        trained >> evaluate
 
     return build()
 

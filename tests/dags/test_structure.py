@@ -170,8 +170,31 @@ def test_train_starts_from_the_dataset(dag: DAG) -> None:
 
 @pytest.mark.parametrize("dag", [TRAIN], indirect=True)
 def test_train_plans_trains_evaluates_then_promotes(dag: DAG) -> None:
-    assert modules(dag) == ["training.plan", "training.train", "training.evaluate", "training.promote"]
+    in_order = ["training.plan", "training.audit", "training.train", "training.evaluate", "training.promote"]
+    assert modules(dag) == in_order
+    assert dag.task_dict["audit"].upstream_task_ids == {"needed"}
+    assert "approve" not in dag.task_dict, "nobody is asked unless the config says so"
+    assert "rollback_to" in dag.params
     assert [asset for assets in outlets(dag).values() for asset in assets] == [adapter_asset("tickets")]
+
+
+def test_a_person_is_asked_before_the_promotion_where_the_config_says_so(tmp_path: Path) -> None:
+    bundle = tmp_path / "dags"
+    shutil.copytree(Path(__file__).parents[2] / "dags", bundle, ignore=shutil.ignore_patterns("__pycache__"))
+    config = bundle / "configs/train_adapter/tickets.yaml"
+    text = config.read_text(encoding="utf-8").replace("evaluate:\n", "evaluate:\n  approval: true\n")
+    config.write_text(text, encoding="utf-8")
+    bag = BundleDagBag(bundle_path=bundle, bundle_name="asking", dag_folder=str(bundle / "train_adapter.py"))
+    assert bag.import_errors == {}
+    tasks: Any = bag.dags[TRAIN].task_dict
+    assert tasks["approve"].upstream_task_ids == {"evaluate"}
+    # A candidate that is not better asks nobody and is decided; where nothing was measured, nothing is.
+    assert tasks["promote"].upstream_task_ids == {"evaluate", "approve"}
+    assert tasks["promote"].trigger_rule == "none_failed_min_one_success"
+    template = bag.dags[TRAIN].get_template_env().from_string(tasks["promote"].overrides["approved"])
+    for said, approved in (("approved by jane", "approved by jane"), (None, "")):
+        ti = SimpleNamespace(xcom_pull=lambda task_ids, key, said=said: said)
+        assert template.render(ti=ti) == approved
 
 
 @pytest.mark.parametrize("dag", [TRAIN], indirect=True)

@@ -47,8 +47,8 @@ def config_of(dag: DAG, task_id: str) -> TrainConfig:
 
 
 def test_a_task_for_each_fraction_then_one_comparison(dag: DAG) -> None:
-    needed = dag.task_dict["needed"]
-    assert needed.downstream_task_ids == {*CANDIDATES}
+    assert dag.task_dict["needed"].downstream_task_ids == {"audit"}
+    assert dag.task_dict["audit"].downstream_task_ids == {*CANDIDATES}
     assert dag.task_dict["sweep"].upstream_task_ids == {*CANDIDATES}
     assert dag.task_dict["evaluate"].upstream_task_ids == {"sweep"}
     assert dag.task_dict["promote"].upstream_task_ids == {"evaluate"}

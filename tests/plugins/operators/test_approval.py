@@ -11,7 +11,7 @@ from airflow.sdk import DAG, Context
 from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped, TaskAwaitingInput
 
 from nightshift.decisions import decision_of
-from nightshift.operators.approval import PublicationApproval, body_of
+from nightshift.operators.approval import PromotionApproval, PublicationApproval, body_of
 
 RESULT = {
     "version": "d6e9e0c8c397aaaa",
@@ -79,7 +79,7 @@ def test_the_question_shows_the_differences_and_waits_so_long(
     assert waiting.value.timeout.total_seconds() == 6 * 3600
     assert asked["defaults"] == ["Reject"]
     assert asked["subject"] == "Publish a new version of the dataset rows?"
-    assert asked["body"] == body_of(RESULT, 6)
+    assert asked["body"] == body_of(RESULT, operator.effects, 6)
     assert RESULT["summary"] in asked["body"]
     assert "[Open the report](/nightshift/reports/audits/rows/versions/a1/report.html)" in asked["body"]
 
@@ -107,9 +107,17 @@ def test_a_rejection_skips_what_follows_and_is_kept_too(
     assert decision_of(ti) == said
 
 
-def test_a_result_without_a_report_or_a_summary_is_asked_about_all_the_same() -> None:
-    assert body_of({"version": "v"}, 1.5).startswith("**Approve** makes version `v` current")
-    assert "rejected after 1.5 hours" in body_of({"version": "v"}, 1.5)
+def test_a_result_without_a_report_or_a_summary_is_asked_about_all_the_same(operator: PublicationApproval) -> None:
+    body = body_of({"version": "v"}, operator.effects, 1.5)
+    assert body.startswith("**Approve** makes version `v` current")
+    assert "rejected after 1.5 hours" in body
+
+
+def test_of_an_evaluation_the_adapter_is_in_question() -> None:
+    approval = PromotionApproval(name="tickets", of="evaluate", hours=6)
+    body = body_of({"version": "of-the-evaluation", "adapter_version": "ad1"}, approval.effects, 6)
+    assert body.startswith("**Approve** makes version `ad1` champion")
+    assert "of-the-evaluation" not in body
 
 
 def test_where_nobody_was_asked_it_says_so() -> None:
