@@ -85,6 +85,8 @@ class ResumableTrainer(SFTTrainer):
         try:
             return dict(super().evaluate(*args, **kwargs))
         except ValidationStopped:
+            # Else the end of an epoch would begin another validation, which draws random numbers, and save after it.
+            self.control.should_evaluate = False
             self.control.should_save = self.control.should_training_stop = True
             return {}
 
