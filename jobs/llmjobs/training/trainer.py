@@ -116,8 +116,9 @@ class AdapterTrainer(ResumableTrainer):
         return int(self.accelerator.state.deepspeed_plugin.zero_stage) if self.is_deepspeed_enabled else 0
 
     def note(self, sentence: str) -> None:
-        """Tell the log and, through `notes`, the result."""
-        logger.warning("%s", sentence)
+        """Tell the first process' log and, through `notes`, the result."""
+        if self.is_world_process_zero():
+            logger.warning("%s", sentence)
         self.notes.append(sentence)
 
     def get_train_dataloader(self) -> Any:
