@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,6 +179,59 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_75(
     assert f"{newest.name} is skipped: optimizer.safetensors is not what its hash says" in caplog.text
     assert result.resumed_from_step == before
     assert result.adapter_sha256 == uninterrupted.adapter_sha256
+
+
+def test_a_run_that_gets_no_better_ends_early_and_publishes_its_best(world: Path, config: TrainConfig) -> None:
+    values = config.model_dump(mode="json")
+    values["evaluate"] |= {"validate_every_steps": 2, "early_stopping": {"patience": 2, "min_delta": 5.0}}
+    patient = TrainConfig.from_mapping(values, origin="test")
+    result = train.run(patient)
+    assert result.version != identity.identify(config, Lake.from_environment()).version, "it is another recipe"
+    assert result.steps == 6
+    assert result.notes[1:] == [
+        "ended early, after step 6 of 60: the validation loss fell no more",
+        "the adapter is that of step 6, which has the lowest validation loss",
+    ]
+    manifest = Lake.from_environment().manifest("adapters", "tickets", result.version)
+    assert manifest is not None
+    assert (manifest.metrics["published_step"], manifest.metrics["elastic"]) == (6, [])
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "AdamW8bit"])
+def test_optimiser_state_comes_back_by_name(optimizer: str, tmp_path: Path) -> None:
+    import bitsandbytes
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from llmjobs.training.training_state import gather, restore
+
+    kind = getattr(torch.optim if optimizer == "AdamW" else bitsandbytes.optim, optimizer)
+    torch.manual_seed(1)
+    data = torch.randn(8, 96)
+
+    def fresh() -> tuple[Any, Any]:
+        torch.manual_seed(2)
+        model = torch.nn.Linear(96, 96)  # over 4096 weights: bitsandbytes keeps smaller tensors in float32
+        return model, SimpleNamespace(optimizer=kind(model.parameters(), lr=0.01))
+
+    def step(model: Any, wrapped: Any) -> None:
+        wrapped.optimizer.zero_grad()
+        model(data).square().mean().backward()
+        wrapped.optimizer.step()
+
+    model, wrapped = fresh()
+    for _ in range(3):
+        step(model, wrapped)
+    save_file(gather(model, wrapped), tmp_path / "state")
+    other, others = fresh()
+    restore(other, others, load_file(tmp_path / "state"))
+    if optimizer == "AdamW8bit":
+        assert others.optimizer.state[other.weight]["state1"].dtype == torch.uint8
+    for _ in range(2):
+        step(model, wrapped)
+        step(other, others)
+    assert torch.equal(model.weight, other.weight)
+    assert torch.equal(model.bias, other.bias)
 
 
 @pytest.fixture
