@@ -10,7 +10,10 @@ from tests.benchmarks.figures import ROOMS, Skipped, report
 
 HERE = Path(__file__).parent
 
-PARTS = {"embeddings": ("embeddings", "embedding_peers", "embedding_faults")}
+PARTS = {
+    "embeddings": ("embeddings", "embedding_peers", "embedding_faults"),
+    "training": ("training", "packing"),
+}
 """The modules of a room that has more than the one of its name."""
 
 
