@@ -37,6 +37,7 @@ RUNS = {
     "zero3": ("zero3", "bfloat16"), "zero3-stopped": ("zero3", "bfloat16"),
     "ddp-float32": ("ddp", "float32"), "zero3-float32": ("zero3", "float32"),
     "packed-float32": ("ddp", "float32", "bfd"),
+    "zero2-offload": ("zero2", "float32", "none", "cpu"), "zero3-offload": ("zero3", "float32", "none", "cpu"),
     "ddp-to-zero3": ("ddp", "float32"), "zero3-to-zero2": ("zero3", "float32"), "zero2-to-zero1": ("zero2", "float32"),
     "zero1-to-ddp": ("zero1", "float32"), "zero3-to-single": ("zero3", "bfloat16"),
     "single-to-zero2": ("single", "float32"),
@@ -65,10 +66,16 @@ def world(tmp_path_factory: pytest.TempPathFactory, published: Any) -> Iterator[
         signal.signal(signal.SIGTERM, handler)
 
 
-def config_for(
-    recipe: Any, model: Path, strategy: str, dtype: str, packing: str = "none", *, processes: int
-) -> TrainConfig:
-    """Eight rows a step, however many processes share them; no dropout, which each process draws for itself."""
+def config_for(recipe: Any, model: Path, *how: str, processes: int) -> TrainConfig:
+    """Eight rows a step, however many processes share them; no dropout, which each process draws for itself.
+
+    Args:
+        recipe: The fixture.
+        model: Folder of the base.
+        how: Strategy and number format; packing and offload where they are not none.
+        processes: Their number.
+    """
+    strategy, dtype, packing, offload = (*how, "none", "none")[:4]
     strategy = "auto" if strategy == "single" else strategy
     version = identity.identify(recipe(model), Lake.from_environment()).config.dataset_version
     made: TrainConfig = recipe(
@@ -77,7 +84,7 @@ def config_for(
         lora={"dropout": 0.0},
         data={"packing": packing},
         train={"max_steps": STEPS, "micro_batch_size": 2},
-        dist={"strategy": strategy, "processes": processes},
+        dist={"strategy": strategy, "processes": processes, "offload": offload},
     )
     return made.model_copy(update={"model": made.model.model_copy(update={"dtype": dtype})})
 
@@ -132,12 +139,12 @@ def test_every_strategy_learns_what_one_process_learns(under_torchrun: Path, alo
     assert check_weights(weights(under_torchrun / name)).tensors == 2 * 2 * 7
 
 
-@pytest.mark.parametrize("name", ["ddp-float32", "zero3-float32", "packed-float32"])
+@pytest.mark.parametrize("name", ["ddp-float32", "zero3-float32", "packed-float32", "zero2-offload", "zero3-offload"])
 def test_in_float32_they_agree_closely(under_torchrun: Path, alone: Path, name: str) -> None:
     assert losses(under_torchrun / name) == pytest.approx(losses(alone / "float32"), abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["zero3-float32", "packed-float32"])
+@pytest.mark.parametrize("name", ["zero3-float32", "packed-float32", "zero2-offload", "zero3-offload"])
 def test_the_adapter_is_the_one_that_ddp_saves(under_torchrun: Path, name: str) -> None:
     from safetensors.torch import load_file
 
