@@ -25,7 +25,7 @@ from llmjobs.training.contestants import Contestant, HeldOut, by_base, contestan
 from llmjobs.training.differences import gains
 from llmjobs.training.evaluation_report import REPORT, examples, write_report
 from llmjobs.training.evaluation_table import markdown, metrics_of
-from llmjobs.training.gate import decide, value
+from llmjobs.training.gate import find, value
 from llmjobs.training.identity import (
     ADAPTERS,
     EVALUATIONS,
@@ -73,9 +73,12 @@ def run(config: TrainConfig) -> EvaluateResult:
 
 def judged(config: TrainConfig, result: EvaluateResult) -> EvaluateResult:
     """Return an evaluation with what the config's rules say about it."""
-    decision = decide(config.evaluate, result)
+    found = find(config.evaluate, result)
     better = "ask" if config.evaluate.approval else "accepted"
-    said = {"verdict": better if decision.promoted else "refused", "sentence": decision.sentence}
+    said = {
+        "verdict": better if found.better else "refused",
+        "sentence": f"{'better' if found.better else 'not better'}: {found.why}",
+    }
     return EvaluateResult.model_validate({**result.model_dump(), **said, "summary": markdown(result)})
 
 

@@ -20,8 +20,22 @@ class Decision:
     sentence: str
 
 
+@dataclass(frozen=True)
+class Finding:
+    """Whether the candidate is better by the rules, and why or why not."""
+
+    better: bool
+    why: str
+
+
 def decide(rules: Evaluate, result: EvaluateResult) -> Decision:
-    """Decide about the candidate of one evaluation.
+    """Decide about the candidate of one evaluation, as `find` finds."""
+    found = find(rules, result)
+    return Decision(promoted=found.better, sentence=f"{'promoted' if found.better else 'not promoted'}: {found.why}")
+
+
+def find(rules: Evaluate, result: EvaluateResult) -> Finding:
+    """Find whether the candidate of one evaluation is better.
 
     Args:
         rules: Metric, gain, fewest rows and regression sets.
@@ -32,11 +46,11 @@ def decide(rules: Evaluate, result: EvaluateResult) -> Decision:
     """
     refusal = _too_few(rules, result) or _too_little(rules, result) or _lost(rules, result)
     if refusal:
-        return Decision(promoted=False, sentence=f"not promoted: {refusal}")
+        return Finding(better=False, why=refusal)
     rivals = [_gain(result.gains, rules.metric, rival) for rival in _rivals(result)]
     shown = ", ".join(f"{_over(gain)} {_interval(gain)}" for gain in rivals)
     held = f"; within the margin of {len(rules.regression)} regression set(s)" if rules.regression else ""
-    return Decision(promoted=True, sentence=f"promoted: {_figures(rules, result)}; the gain {shown}{held}")
+    return Finding(better=True, why=f"{_figures(rules, result)}; the gain {shown}{held}")
 
 
 def _too_few(rules: Evaluate, result: EvaluateResult) -> str:

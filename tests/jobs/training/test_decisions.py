@@ -326,6 +326,9 @@ def test_what_the_person_is_shown(config: TrainConfig, approval: bool, exact: in
     asking = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"approval": approval})})
     result = judged(asking, measured(score("a", exact, 0.1), BASE, score("c", 0, 2.0), (regressed(30, 30, 30),)))
     assert result.verdict == verdict
+    assert result.sentence.startswith(
+        "not better: exact match 0 " if verdict == "refused" else "better: exact match 0.9 "
+    )
     table = result.summary.splitlines()
     assert {line.count("|") for line in table} == {8}
     assert table[2].startswith(f"| exact match | 50 | {exact / 50:.4f} | 0.0000 | +")
