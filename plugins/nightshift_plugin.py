@@ -7,7 +7,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from nightshift.links import LINKS
-from nightshift.views.mount import PREFIX, LazyReports
+from nightshift.views.mount import LIVE, PREFIX, LazyReports
 
 
 class NightshiftPlugin(AirflowPlugin):
@@ -24,5 +24,11 @@ class NightshiftPlugin(AirflowPlugin):
             "destination": "nav",
             "category": "browse",
             "url_route": "nightshift-reports",
-        }
+        },
+        {
+            "name": "Training",
+            "href": LIVE,
+            "destination": "task_instance",
+            "url_route": "nightshift-training",
+        },
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from urllib.parse import unquote
@@ -10,6 +11,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from embedded.api import segment
+from llmjobs.contracts.environment import Identity
 from tests.fixtures.runs import Runs
 from tests.fixtures.stack import RunningStack
 
@@ -66,7 +68,7 @@ def test_a_run_is_started_with_the_form_and_seen_to_succeed(
 
 
 def test_the_form_of_the_training_can_be_sent_as_it_is(
-    page: Page, open_form: Callable[[str], Locator], runs: Runs
+    page: Page, open_form: Callable[[str], Locator], runs: Runs, stack: RunningStack, shoot: Callable[[str], None]
 ) -> None:
     form = open_form(TRAIN)
     expect(form.get_by_role("button", name="Train", exact=True)).to_be_visible()
@@ -74,4 +76,27 @@ def test_the_form_of_the_training_can_be_sent_as_it_is(
     page.wait_for_url(re.compile(r"/runs/[^/]+"))
     found = re.search(r"/runs/([^/?]+)", page.url)
     assert found
-    runs.stop(TRAIN, unquote(found[1]))
+    run_id = unquote(found[1])
+    runs.stop(TRAIN, run_id)
+    see_its_chart_grow(page, stack, run_id, shoot)
+
+
+def see_its_chart_grow(page: Page, stack: RunningStack, run_id: str, shoot: Callable[[str], None]) -> None:
+    """Look at the tab of the run's training task while steps are written as the training writes them."""
+    named = stack.home.lake / Identity(TRAIN, run_id, "train").live_path
+    named.parent.mkdir(parents=True, exist_ok=True)
+    named.write_text('{"name": "charted", "version": "v1"}', encoding="utf-8")
+    curves = stack.home.lake / "work/adapters/charted/v1/metrics.jsonl"
+    curves.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {"step": n, "loss": 2 / n, "tokens_per_second": 90, "cpu_cores": 1.5, "memory_gib": 2} for n in range(1, 9)
+    ]
+    curves.write_text("".join(f"{json.dumps(line)}\n" for line in lines[:4]), encoding="utf-8")
+    page.goto(f"/dags/{TRAIN}/runs/{segment(run_id)}/tasks/train")
+    page.get_by_role("link", name="Training", exact=True).click()
+    chart = page.frame_locator("iframe")
+    expect(chart.get_by_role("status")).to_have_text("Running: adapter charted, version v1, step 4")
+    expect(chart.get_by_role("img")).to_have_count(4)
+    curves.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    expect(chart.get_by_role("status")).to_have_text("Running: adapter charted, version v1, step 8")
+    shoot("chart of a training")

@@ -64,7 +64,9 @@ def test_a_stranger_learns_nothing(lake: Lake, stranger: TestClient, path: str) 
     assert "tickets" not in stranger.get(path).text.lower()
 
 
-@pytest.mark.parametrize("path", ["/reports/", f"/reports/{REPORT}"])
+@pytest.mark.parametrize(
+    "path", ["/reports/", f"/reports/{REPORT}", "/training/", "/training/live.js", "/training/steps?dag_id=tickets"]
+)
 def test_pages_ask_for_the_login(lake: Lake, stranger: TestClient, path: str) -> None:
     assert stranger.get(path).status_code == 401
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import asdict, dataclass
 
@@ -60,3 +61,9 @@ class Identity:
     def as_dict(self) -> dict[str, str | int]:
         """Return the identity as manifest and lineage fields."""
         return asdict(self)
+
+    @property
+    def live_path(self) -> str:
+        """Path, in the lake, of the file that names the adapter that the task trains, whatever its try."""
+        of = "\n".join((self.dag_id, self.run_id, self.task_id, str(self.map_index)))
+        return f"work/live/{hashlib.sha256(of.encode()).hexdigest()[:24]}.json"

@@ -14,6 +14,7 @@ from llmjobs.training.curves import Curves, duration
 from llmjobs.training.selection import Selection
 from llmjobs.training.stopping import StopSignal, ValidationStopped
 from llmjobs.training.tracking import Tracking
+from llmjobs.training.utilisation import Utilisation
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,12 @@ class Progress(TrainerCallback):
         self._begun = self._last = 0.0
         self._first_step = 0
         self._tokens = 0.0
+        self._utilisation = Utilisation()
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
         """Start the clock."""
         self._begun = self._last = time.monotonic()
+        self._utilisation = Utilisation()
         self._first_step = state.global_step
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -59,6 +62,7 @@ class Progress(TrainerCallback):
             "token_accuracy": logs.get("mean_token_accuracy", 0.0),
             "tokens": logs.get("num_tokens", 0.0) - self._tokens,
             "seconds": now - self._last,
+            **self._utilisation.read(),
         }
         self._tokens, self._last = logs.get("num_tokens", 0.0), now
         rate = self._tokens / max(now - self._begun, 1e-9)

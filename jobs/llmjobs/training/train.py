@@ -30,6 +30,7 @@ from llmjobs.training.adapter_files import WeightsReport, assemble, model_card
 from llmjobs.training.checkpoints import Checkpoint, CheckpointStore, changes_of
 from llmjobs.training.curves import read_curves
 from llmjobs.training.identity import ADAPTERS, AdapterIdentity, identify
+from llmjobs.training.live import say_what_is_trained
 from llmjobs.training.sharding import wait_without_spinning
 from llmjobs.training.stopping import StopSignal
 
@@ -53,6 +54,7 @@ def run(config: TrainConfig) -> TrainResult:
     wait_without_spinning()
     lake = Lake.from_environment()
     adapter = identify(config, lake)
+    say_what_is_trained(lake, adapter)
     reused = _existing(lake, adapter)
     if reused:
         return reused

@@ -76,6 +76,20 @@ class LakeFiles:
             raise FileNotFoundError(path)
         return media_type, _pieces(self._fs.open(full, "rb"))
 
+    def text(self, path: str) -> str | None:
+        """Return a text that our own pages ask for, by its path in the lake; None where there is none.
+
+        Raises:
+            FileNotFoundError: The path is no path of plain segments.
+        """
+        if not all(_SEGMENT.fullmatch(part) for part in path.split("/")):
+            raise FileNotFoundError(path)
+        self._fs.invalidate_cache()
+        try:
+            return bytes(self._fs.cat_file(f"{self._root}/{path}")).decode()
+        except FileNotFoundError:
+            return None
+
     def reports(self, limit: int = 200) -> list[ReportEntry]:
         """Return the published reports, the newest first, at most `limit`."""
         self._fs.invalidate_cache()

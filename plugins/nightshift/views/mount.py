@@ -8,6 +8,9 @@ from typing import Any
 
 PREFIX = "/nightshift"
 
+LIVE = f"{PREFIX}/training/?dag_id={{DAG_ID}}&run_id={{RUN_ID}}&task_id={{TASK_ID}}&map_index={{MAP_INDEX}}"
+"""The page of a training task; Airflow's web page fills the braces, and leaves the last one where nothing is mapped."""
+
 KINDS = ("audits", "datasets", "adapters", "evaluations", "sweeps", "training_audits")
 """Folders of the lake whose published versions have something to read."""
 

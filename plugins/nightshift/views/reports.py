@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from llmjobs.contracts.errors import BadConfig
 from nightshift.views.lake_files import LakeFiles
+from nightshift.views.live import add_live_pages
 
 HEADERS = {
     # A report quotes rows that nobody has vetted: no script, no form, nothing from elsewhere, whatever it says.
@@ -39,6 +40,7 @@ def build_app() -> FastAPI:
         openapi_url=None,
     )
     app.middleware("http")(_add_headers)
+    add_live_pages(app)
     app.add_api_route("/reports/", list_reports, response_class=HTMLResponse)
     app.add_api_route("/reports/{path:path}", show_report, response_class=StreamingResponse)
     return app
@@ -68,5 +70,6 @@ def _lake() -> LakeFiles:
 
 async def _add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     response = await call_next(request)
-    response.headers.update(HEADERS)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
     return response

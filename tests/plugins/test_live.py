@@ -1,0 +1,99 @@
+"""The chart of a training task: its own figures and nobody else's, under a strict policy."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmjobs.contracts.environment import Identity
+from llmjobs.lake import Lake
+from llmjobs.training.identity import AdapterIdentity
+from llmjobs.training.live import say_what_is_trained
+from nightshift.views import live
+from nightshift.views.lake_files import LakeFiles
+from nightshift.views.mount import LIVE
+
+TASK = Identity("train_adapter_tickets", "manual__2026-11-24T02:00:00+00:00", "train")
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: AdapterIdentity) -> Lake:
+    """A lake in which one task has said what it trains."""
+    monkeypatch.setenv("LLMJOBS_LAKE_URL", f"file://{tmp_path}/lake")
+    for name, value in (("DAG_ID", TASK.dag_id), ("RUN_ID", TASK.run_id), ("TASK_ID", TASK.task_id)):
+        monkeypatch.setenv(f"LLMJOBS_{name}", value)
+    lake = Lake.from_environment()
+    say_what_is_trained(lake, adapter)
+    return lake
+
+
+@pytest.fixture
+def adapter() -> AdapterIdentity:
+    from llmjobs.contracts.training import TrainConfig
+
+    config = TrainConfig.from_mapping({"name": "tickets", "dataset": "tickets", "model": "m"}, origin="test")
+    return AdapterIdentity(config, "base", "v1")
+
+
+def step(number: int) -> str:
+    return json.dumps({"step": number, "loss": 2.5, "cpu_cores": 1.0, "secret": "x"}) + "\n"
+
+
+def write(lake: Lake, folder: str, text: str) -> None:
+    lake.write_text(f"{folder}/metrics.jsonl", text)
+
+
+def test_a_running_task_shows_its_whole_steps(lake: Lake) -> None:
+    write(lake, "work/adapters/tickets/v1", step(1) + step(2) + '{"step": 3, "lo')
+    found = live.steps_of(LakeFiles(), TASK)
+    assert found["steps"] == [{"step": n, "loss": 2.5, "cpu_cores": 1.0} for n in (1, 2)]
+    assert (found["done"], found["sentence"]) == (False, "")
+
+
+def test_a_finished_task_shows_the_published_steps(lake: Lake) -> None:
+    write(lake, "work/adapters/tickets/v1", step(1))
+    write(lake, "adapters/tickets/versions/v1", step(1) + step(2))
+    found = live.steps_of(LakeFiles(), TASK)
+    assert (len(found["steps"]), found["done"], found["version"]) == (2, True, "v1")
+
+
+def test_before_the_first_step_and_elsewhere_there_is_a_sentence(lake: Lake) -> None:
+    assert live.steps_of(LakeFiles(), TASK)["sentence"] == live.NO_STEP
+    other = Identity(TASK.dag_id, TASK.run_id, "plan")
+    assert live.steps_of(LakeFiles(), other) == {"steps": [], "done": False, "sentence": live.NOTHING}
+
+
+def test_a_name_that_leads_out_of_the_lake_is_refused(lake: Lake) -> None:
+    lake.write_text(TASK.live_path, '{"name": "..", "version": "v1"}')
+    with pytest.raises(FileNotFoundError):
+        live.steps_of(LakeFiles(), TASK)
+
+
+@pytest.mark.parametrize("number", [1, 599, 600, 601, 7001])
+def test_long_runs_are_thinned_and_keep_their_last_step(number: int) -> None:
+    steps: list[dict[str, Any]] = [{"step": n} for n in range(1, number + 1)]
+    thinned = live._thinned(steps)
+    assert thinned[-1] == {"step": number}
+    assert min(number, 300) <= len(thinned) <= 600
+    assert thinned == sorted(thinned, key=lambda one: int(one["step"]))
+
+
+def test_a_task_that_is_not_mapped_leaves_its_brace() -> None:
+    assert set(re.findall(r"{\w+}", LIVE)) == {"{DAG_ID}", "{RUN_ID}", "{TASK_ID}", "{MAP_INDEX}"}
+    query = {"dag_id": "d", "run_id": "r", "task_id": "t"}
+    assert live._task({**query, "map_index": "{MAP_INDEX}"}) == Identity("d", "r", "t")
+    assert live._task({**query, "map_index": "3"}) == Identity("d", "r", "t", 3)
+
+
+@pytest.mark.parametrize("name", ["live.html", "live.js", "live.css"])
+def test_the_page_runs_our_script_alone(name: str) -> None:
+    answer = live._file(name)
+    policy = answer.headers["content-security-policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    text = (Path(live.__file__).parent / name).read_text(encoding="utf-8")
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|innerHTML|eval\(| style=| on\w+=", text)
