@@ -41,7 +41,7 @@ function chart(steps, key, title) {
 function show(found) {
   const { steps } = found;
   const last = steps[steps.length - 1];
-  const state = found.done ? "Published" : "Running";
+  const state = found.done ? "Published" : "Not published yet";
   document.getElementById("said").textContent = steps.length
     ? `${state}: adapter ${found.name}, version ${found.version}, step ${last.step}`
     : found.sentence;
