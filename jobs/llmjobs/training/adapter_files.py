@@ -114,6 +114,7 @@ def model_card(config: TrainConfig, *, version: str, base: ResolvedModel, figure
         if config.quantisation.type == "none"
         else (f"{config.quantisation.type}{', double' if config.quantisation.double else ''}")
     )
+    layers = "every linear layer" if config.lora.target == "all-linear" else ", ".join(config.lora.target)
     return f"""---
 base_model: {base.name}
 library_name: peft
@@ -123,7 +124,7 @@ tags: [lora, sft, nightshift]
 
 # {config.name}, version {version}
 
-A LoRA adapter of rank {config.lora.r} on every linear layer of `{base.name}` (revision `{base.revision}`,
+A LoRA adapter of rank {config.lora.r} on {layers} of `{base.name}` (revision `{base.revision}`,
 {base.origin}), trained on version `{config.dataset_version}` of the dataset `{config.dataset}` with the loss on the
 assistant's turns only. Base quantisation in training: {quantised}; computed in {config.model.dtype}.
 
