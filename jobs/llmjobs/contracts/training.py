@@ -771,7 +771,7 @@ class SweepResult(JobResult):
     reused: bool
     dataset: str
     dataset_version: str
-    metric: Literal["exact_match", "loss"]
+    metric: Metric
     rows: int
     excluded_rows: int
     over_long_rows: int
