@@ -26,9 +26,10 @@ from llmjobs.lake import Lake
 from llmjobs.models import resolve_model
 from llmjobs.rendering import load_tokenizer
 from llmjobs.results import main
-from llmjobs.training.audit_examples import Example, examples
-from llmjobs.training.audit_report import REPORT, write_report
 from llmjobs.training.identity import AdapterIdentity, identify
+from llmjobs.training.reports.audit import write_report
+from llmjobs.training.reports.audit_examples import Example, examples
+from llmjobs.training.reports.page import REPORT
 from llmjobs.training.rows import content_hash
 from llmjobs.training.splits import Split, read_rows, tokenised_split
 from llmjobs.training.tokenisation import Tokenised, answers, end_tokens, ended

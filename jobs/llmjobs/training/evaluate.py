@@ -23,8 +23,6 @@ from llmjobs.mlflow_server import reach
 from llmjobs.results import main
 from llmjobs.training.contestants import Contestant, HeldOut, by_base, contestant, held_out, measure_sets, unseen
 from llmjobs.training.differences import gains
-from llmjobs.training.evaluation_report import REPORT, examples, write_report
-from llmjobs.training.evaluation_table import markdown, metrics_of
 from llmjobs.training.gate import find, value
 from llmjobs.training.identity import (
     ADAPTERS,
@@ -34,6 +32,9 @@ from llmjobs.training.identity import (
     evaluation_version,
     identify,
 )
+from llmjobs.training.reports.evaluation import examples, write_report
+from llmjobs.training.reports.evaluation_table import markdown, metrics_of
+from llmjobs.training.reports.page import REPORT
 from llmjobs.training.rows import dataset_version
 from llmjobs.training.scoring import RowScore, summarise
 from llmjobs.training.sharding import wait_without_spinning

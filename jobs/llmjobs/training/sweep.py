@@ -22,10 +22,11 @@ from llmjobs.results import main
 from llmjobs.training.contestants import HeldOut, contestant, held_out, measure
 from llmjobs.training.differences import paired_difference
 from llmjobs.training.identity import ADAPTERS, SWEEPS, AdapterIdentity, SweepIdentity, identify_sweep
+from llmjobs.training.reports.page import REPORT
+from llmjobs.training.reports.sweep import write_report
 from llmjobs.training.scoring import RowScore, summarise
 from llmjobs.training.sharding import wait_without_spinning
 from llmjobs.training.stopping import StopSignal
-from llmjobs.training.sweep_report import REPORT, write_report
 
 logger = logging.getLogger(__name__)
 

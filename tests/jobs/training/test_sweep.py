@@ -19,9 +19,9 @@ from llmjobs.contracts.training import Evaluate, Score, SweepPoint, SweepResult,
 from llmjobs.lake import Lake
 from llmjobs.training import evaluate, plan, promote, sweep, train
 from llmjobs.training.differences import mcnemar, paired_difference
+from llmjobs.training.reports.sweep import write_report
 from llmjobs.training.scoring import RowScore
 from llmjobs.training.sweep import sentence
-from llmjobs.training.sweep_report import write_report
 
 # --- how sure
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from llmjobs.contracts.training import AuditResult, SplitAudit
-from llmjobs.training.audit_examples import Example
-
-REPORT = "report.html"
+from llmjobs.training.reports.audit_examples import Example
+from llmjobs.training.reports.page import write_page
 
 _WIDTH, _HEIGHT, _MARGIN = 720, 220, 36
 
@@ -39,14 +33,10 @@ def write_report(path: Path, result: AuditResult, examples: list[Example], *, li
         examples: Train rows, token by token.
         limit: ``data.max_length_tokens``.
     """
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    style = (Path(__file__).parent / "audit_report.css").read_text(encoding="utf-8")
     train = result.splits[0]
-    text = pages.get_template("audit_report.html.j2").render(
-        style=Markup(style),  # noqa: S704  our own file
-        style_hash=f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}",
+    write_page(
+        path,
+        "audit",
         result=result,
         train=train,
         examples=examples,
@@ -58,7 +48,6 @@ def write_report(path: Path, result: AuditResult, examples: list[Example], *, li
         height=_HEIGHT,
         margin=_MARGIN,
     )
-    path.write_text(text, encoding="utf-8")
 
 
 def _bars(train: SplitAudit, limit: int) -> list[_Bar]:

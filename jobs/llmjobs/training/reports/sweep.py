@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from llmjobs.contracts.training import SweepPoint, SweepResult
-
-REPORT = "report.html"
+from llmjobs.training.reports.page import write_page
 
 _WIDTH, _HEIGHT, _MARGIN = 720, 260, 48
 
@@ -37,11 +31,9 @@ def write_report(path: Path, result: SweepResult) -> None:
         path: The HTML file.
         result: The candidates on the validation rows.
     """
-    pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    style = (Path(__file__).parent / "sweep_report.css").read_text(encoding="utf-8")
-    text = pages.get_template("sweep_report.html.j2").render(
-        style=Markup(style),  # noqa: S704  our own file
-        style_hash=f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}",
+    write_page(
+        path,
+        "sweep",
         result=result,
         metric=result.metric.replace("_", " "),
         part="all" if result.fraction == 1 else f"{result.fraction:g} of the",
@@ -51,7 +43,6 @@ def write_report(path: Path, result: SweepResult) -> None:
         height=_HEIGHT,
         margin=_MARGIN,
     )
-    path.write_text(text, encoding="utf-8")
 
 
 def _marks(result: SweepResult) -> list[_Mark]:

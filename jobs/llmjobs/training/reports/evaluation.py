@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from llmjobs.contracts.training import Evaluate, EvaluateResult
 from llmjobs.rendering import ChatRow
 from llmjobs.training.differences import LESS_IS_BETTER
-from llmjobs.training.evaluation_table import headings, lines
+from llmjobs.training.reports.evaluation_table import headings, lines
+from llmjobs.training.reports.page import write_page
 from llmjobs.training.scoring import RowScore, share
-
-REPORT = "report.html"
 
 _EXAMPLES = 10
 _PROMPT_CHARACTERS = 400
@@ -100,14 +94,9 @@ def write_report(path: Path, result: EvaluateResult, rules: Evaluate, shown: lis
         rules: What it was judged by.
         shown: Rows to show.
     """
-    folder = Path(__file__).parent
-    pages = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
-    style = "".join(
-        (folder / f"{name}.css").read_text(encoding="utf-8") for name in ("sweep_report", "evaluation_report")
-    )
-    text = pages.get_template("evaluation_report.html.j2").render(
-        style=Markup(style),  # noqa: S704  our own file
-        style_hash=f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}",
+    write_page(
+        path,
+        "evaluation",
         result=result,
         rules=rules,
         title=_TITLES[result.verdict],
@@ -118,4 +107,3 @@ def write_report(path: Path, result: EvaluateResult, rules: Evaluate, shown: lis
         margins={(rule.dataset, rule.split): rule for rule in rules.regression},
         examples=shown,
     )
-    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Reports of the training room, each one HTML page: audit, sweep, evaluation."""
