@@ -36,7 +36,10 @@ def test_the_plugin_is_loaded_whole(runs: Runs) -> None:
     assert runs.api.get("plugins/importErrors")["import_errors"] == []
     (plugin,) = [p for p in runs.api.get("plugins")["plugins"] if p["name"] == "nightshift"]
     assert [app["url_prefix"] for app in plugin["fastapi_apps"]] == ["/nightshift"]
-    assert [view["href"] for view in plugin["external_views"]] == ["/nightshift/reports/"]
+    views = {view["destination"]: view["href"] for view in plugin["external_views"]}
+    assert views.pop("nav") == "/nightshift/reports/"
+    assert views.pop("task_instance").startswith("/nightshift/training/")
+    assert not views
 
 
 def test_a_report_asks_for_the_login(report: str) -> None:
