@@ -21,10 +21,10 @@ from typing import Any
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.models import resolve_model
 from llmjobs.rendering import ChatRow, load_tokenizer
-from llmjobs.training.ordering import Ordering
-from llmjobs.training.packing import Cutter, padded_tokens
+from llmjobs.training.data.ordering import Ordering
+from llmjobs.training.data.packing import Cutter, padded_tokens
+from llmjobs.training.data.tokenisation import Tokenised, TrainingRows, tokenise
 from llmjobs.training.sharding import layout_for, usable_cores, wait_without_spinning
-from llmjobs.training.tokenisation import Tokenised, TrainingRows, tokenise
 from tests.benchmarks.figures import Figure, Skipped, report
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -127,7 +127,7 @@ def turns(config: TrainConfig, rows: TrainingRows, pairs: Pairs, folder: Path) -
     from transformers import TrainerCallback
 
     from llmjobs.training.base_model import load_base, quiet_libraries
-    from llmjobs.training.checkpoints import CheckpointStore
+    from llmjobs.training.state.checkpoints import CheckpointStore
     from llmjobs.training.trainer import build_trainer, training_arguments
 
     quiet_libraries()

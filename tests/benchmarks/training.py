@@ -25,9 +25,9 @@ from llmjobs.contracts.training import TrainConfig
 from llmjobs.models import resolve_model
 from llmjobs.rendering import ChatRow, load_tokenizer
 from llmjobs.training import launcher, worker
+from llmjobs.training.data.tokenisation import Tokenised, TrainingRows, tokenise
 from llmjobs.training.sharding import layout_for, usable_cores, wait_without_spinning
 from llmjobs.training.stopping import StopSignal
-from llmjobs.training.tokenisation import Tokenised, TrainingRows, tokenise
 from tests.benchmarks.figures import Figure, Skipped, report
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -136,7 +136,7 @@ def like_rows() -> list[dict[str, str]]:
 def ours(records: list[dict[str, str]], folder: Path, clock: Clock) -> Any:
     """Return the job's own trainer with all that watches over it."""
     from llmjobs.training.base_model import load_base, quiet_libraries
-    from llmjobs.training.checkpoints import CheckpointStore
+    from llmjobs.training.state.checkpoints import CheckpointStore
     from llmjobs.training.trainer import build_trainer, training_arguments
 
     quiet_libraries()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmjobs.contracts.training import Lora, Model, Quantisation
+from llmjobs.contracts.recipe import Lora, Model, Quantisation
 from llmjobs.training.base_model import adapter_config, load_base
 
 # peft 0.21.2 asks transformers 5.23 by a name that is deprecated there.

@@ -2,7 +2,7 @@
 
     python -m llmjobs.training.audit        (config as JSON in LLMJOBS_CONFIG)
 
-All rows are tokenised with the functions that the training uses (`llmjobs.training.splits`), so what passes here
+All rows are tokenised with the functions that the training uses (`llmjobs.training.data.splits`), so what passes here
 passes there. What must not be trained on is refused; the rest is published as ``training_audits/<name>/<version>``,
 whose ``metrics`` are the `AuditResult`: the estimate reads tokens and trainable tokens per epoch there, by
 `audit_of`. Personal data was masked by the dataset's contract before the version was published: the report shows rows
@@ -21,18 +21,19 @@ from statistics import median_low, quantiles
 from typing import Any
 
 from llmjobs.contracts.errors import BadData
-from llmjobs.contracts.training import AUDIT_SCHEMA, AuditResult, SplitAudit, TrainConfig
+from llmjobs.contracts.training import AUDIT_SCHEMA, TrainConfig
+from llmjobs.contracts.training_results import AuditResult, SplitAudit
 from llmjobs.lake import Lake
 from llmjobs.models import resolve_model
 from llmjobs.rendering import load_tokenizer
 from llmjobs.results import main
+from llmjobs.training.data.rows import content_hash
+from llmjobs.training.data.splits import Split, read_rows, tokenised_split
+from llmjobs.training.data.tokenisation import Tokenised, answers, end_tokens, ended
 from llmjobs.training.identity import AdapterIdentity, identify
 from llmjobs.training.reports.audit import write_report
 from llmjobs.training.reports.audit_examples import Example, examples
 from llmjobs.training.reports.page import REPORT
-from llmjobs.training.rows import content_hash
-from llmjobs.training.splits import Split, read_rows, tokenised_split
-from llmjobs.training.tokenisation import Tokenised, answers, end_tokens, ended
 
 logger = logging.getLogger(__name__)
 

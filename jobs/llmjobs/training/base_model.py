@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from llmjobs.contracts.errors import BadConfig
-from llmjobs.contracts.training import Lora, Model, Quantisation
+from llmjobs.contracts.recipe import Lora, Model, Quantisation
 
 logger = logging.getLogger(__name__)
 

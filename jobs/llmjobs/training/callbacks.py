@@ -11,7 +11,7 @@ from transformers import TrainerCallback  # noqa: TID253  (only the training pro
 
 from llmjobs.contracts.errors import Diverged
 from llmjobs.training.curves import Curves, duration
-from llmjobs.training.selection import Selection
+from llmjobs.training.state.selection import Selection
 from llmjobs.training.stopping import StopSignal, ValidationStopped
 from llmjobs.training.tracking import Tracking
 from llmjobs.training.utilisation import Utilisation

@@ -17,13 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmjobs.contracts.errors import BadData
-from llmjobs.contracts.training import EVALUATION_SCHEMA, EvaluateResult, RegressionScore, Score, TrainConfig
+from llmjobs.contracts.training import EVALUATION_SCHEMA, TrainConfig
+from llmjobs.contracts.training_results import EvaluateResult, RegressionScore, Score
 from llmjobs.lake import Lake
 from llmjobs.mlflow_server import reach
 from llmjobs.results import main
-from llmjobs.training.contestants import Contestant, HeldOut, by_base, contestant, held_out, measure_sets, unseen
-from llmjobs.training.differences import gains
-from llmjobs.training.gate import find, value
+from llmjobs.training.data.rows import dataset_version
 from llmjobs.training.identity import (
     ADAPTERS,
     EVALUATIONS,
@@ -32,11 +31,21 @@ from llmjobs.training.identity import (
     evaluation_version,
     identify,
 )
+from llmjobs.training.measuring.contestants import (
+    Contestant,
+    HeldOut,
+    by_base,
+    contestant,
+    held_out,
+    measure_sets,
+    unseen,
+)
+from llmjobs.training.measuring.differences import gains
+from llmjobs.training.measuring.gate import find, value
+from llmjobs.training.measuring.scoring import RowScore, summarise
 from llmjobs.training.reports.evaluation import examples, write_report
 from llmjobs.training.reports.evaluation_table import markdown, metrics_of
 from llmjobs.training.reports.page import REPORT
-from llmjobs.training.rows import dataset_version
-from llmjobs.training.scoring import RowScore, summarise
 from llmjobs.training.sharding import wait_without_spinning
 from llmjobs.training.stopping import StopSignal
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
 from llmjobs.models import model_revision
-from llmjobs.training.rows import dataset_version
+from llmjobs.training.data.rows import dataset_version
 
 ADAPTERS = "adapters"
 EVALUATIONS = "evaluations"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 
-from llmjobs.contracts.training import PlanResult, TrainConfig
+from llmjobs.contracts.training import TrainConfig
+from llmjobs.contracts.training_results import PlanResult
 from llmjobs.lake import Lake
 from llmjobs.results import main
 from llmjobs.training.identity import (

@@ -17,10 +17,10 @@ from torch import distributed  # noqa: TID253
 from transformers import TrainerCallback  # noqa: TID253
 
 from llmjobs.contracts.errors import BadConfig
-from llmjobs.training.batches import packed
-from llmjobs.training.ordering import Ordering
-from llmjobs.training.packing import Cutter, MicroBatch, padded_tokens
-from llmjobs.training.tokenisation import TokenRow
+from llmjobs.training.data.batches import packed
+from llmjobs.training.data.ordering import Ordering
+from llmjobs.training.data.packing import Cutter, MicroBatch, padded_tokens
+from llmjobs.training.data.tokenisation import TokenRow
 
 if TYPE_CHECKING:
     from llmjobs.training.trainer import AdapterTrainer

@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 
 from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.manifest import Manifest
-from llmjobs.contracts.training import EvaluateResult, PromoteResult, TrainConfig
+from llmjobs.contracts.training import TrainConfig
+from llmjobs.contracts.training_results import EvaluateResult, PromoteResult
 from llmjobs.lake import Lake
 from llmjobs.results import main
-from llmjobs.training.gate import Decision, decide
 from llmjobs.training.identity import (
     ADAPTERS,
     CHAMPION,
@@ -29,6 +29,7 @@ from llmjobs.training.identity import (
     evaluation_version,
     identify,
 )
+from llmjobs.training.measuring.gate import Decision, decide
 from llmjobs.training.registry import mirror
 from llmjobs.training.withdrawals import is_withdrawn
 

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from llmjobs.contracts.errors import BadConfig, BadData
-from llmjobs.contracts.training import SWEEP_SCHEMA, Evaluate, SweepPoint, SweepResult, TrainConfig
+from llmjobs.contracts.training import SWEEP_SCHEMA, Evaluate, TrainConfig
+from llmjobs.contracts.training_results import SweepPoint, SweepResult
 from llmjobs.lake import Lake
 from llmjobs.results import main
-from llmjobs.training.contestants import HeldOut, contestant, held_out, measure
-from llmjobs.training.differences import paired_difference
 from llmjobs.training.identity import ADAPTERS, SWEEPS, AdapterIdentity, SweepIdentity, identify_sweep
+from llmjobs.training.measuring.contestants import HeldOut, contestant, held_out, measure
+from llmjobs.training.measuring.differences import paired_difference
+from llmjobs.training.measuring.scoring import RowScore, summarise
 from llmjobs.training.reports.page import REPORT
 from llmjobs.training.reports.sweep import write_report
-from llmjobs.training.scoring import RowScore, summarise
 from llmjobs.training.sharding import wait_without_spinning
 from llmjobs.training.stopping import StopSignal
 

@@ -21,17 +21,18 @@ from typing import Any
 
 from llmjobs.contracts.errors import JobError
 from llmjobs.contracts.manifest import Manifest
-from llmjobs.contracts.training import SCHEMA, TrainConfig, TrainResult
+from llmjobs.contracts.training import SCHEMA, TrainConfig
+from llmjobs.contracts.training_results import TrainResult
 from llmjobs.lake import Lake
 from llmjobs.models import ResolvedModel, resolve_model
 from llmjobs.results import main
 from llmjobs.training import effective, launcher, worker
 from llmjobs.training.adapter_files import WeightsReport, assemble, model_card
-from llmjobs.training.checkpoints import Checkpoint, CheckpointStore, changes_of
 from llmjobs.training.curves import read_curves
 from llmjobs.training.identity import ADAPTERS, AdapterIdentity, identify
 from llmjobs.training.live import say_what_is_trained
 from llmjobs.training.sharding import wait_without_spinning
+from llmjobs.training.state.checkpoints import Checkpoint, CheckpointStore, changes_of
 from llmjobs.training.stopping import StopSignal
 
 logger = logging.getLogger(__name__)

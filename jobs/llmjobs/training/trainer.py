@@ -15,15 +15,15 @@ from trl import SFTConfig  # noqa: TID253
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.rendering import IGNORED
 from llmjobs.training.base_model import NOT_SERVED, adapter_config
-from llmjobs.training.batches import Step, StepBatches, StepSampler, answer_columns
-from llmjobs.training.checkpoints import CheckpointStore
-from llmjobs.training.ordering import Ordering
-from llmjobs.training.packing import Cutter
+from llmjobs.training.data.batches import Step, StepBatches, StepSampler, answer_columns
+from llmjobs.training.data.ordering import Ordering
+from llmjobs.training.data.packing import Cutter
+from llmjobs.training.data.tokenisation import TokenRow, TrainingRows
 from llmjobs.training.probe import LongestBatchFirst
-from llmjobs.training.resumable import ResumableTrainer
-from llmjobs.training.selection import Selection
 from llmjobs.training.sharding import Layout, deepspeed_settings, recomputes
-from llmjobs.training.tokenisation import TokenRow, TrainingRows
+from llmjobs.training.state.checkpoints import CheckpointStore
+from llmjobs.training.state.resumable import ResumableTrainer
+from llmjobs.training.state.selection import Selection
 
 logger = logging.getLogger(__name__)
 

@@ -22,11 +22,11 @@ from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
 from llmjobs.logs import configure_logging
 from llmjobs.rendering import load_tokenizer
-from llmjobs.training.checkpoints import Checkpoint, CheckpointStore
+from llmjobs.training.data.splits import load_split
+from llmjobs.training.data.tokenisation import Tokenised, TrainingRows
 from llmjobs.training.sharding import Layout, layout_for, usable_cores, visible_gpus
-from llmjobs.training.splits import load_split
+from llmjobs.training.state.checkpoints import Checkpoint, CheckpointStore
 from llmjobs.training.stopping import INTERRUPTED, StopSignal, die_with_parent, leave
-from llmjobs.training.tokenisation import Tokenised, TrainingRows
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ def _callbacks(stop: StopSignal, reporter: _Reporter | None) -> list[Any]:
 
 def _choosing(config: TrainConfig) -> list[Any]:
     from llmjobs.training.callbacks import ChooseBest
-    from llmjobs.training.selection import Selection
+    from llmjobs.training.state.selection import Selection
 
     return [ChooseBest(Selection.of(config))] if config.publishes_best else []
 

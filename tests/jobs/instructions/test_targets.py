@@ -21,7 +21,7 @@ from llmjobs.instructions.rendered.tokens import token_counter, token_counts
 from llmjobs.instructions.tables import MESSAGE
 from llmjobs.lake import Lake
 from llmjobs.rendering import CannotRender, ChatRenderer, ChatRow
-from llmjobs.training.tokenisation import tokenise
+from llmjobs.training.data.tokenisation import tokenise
 
 PLAIN = (
     "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}"

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from llmjobs.training.answers import compare, repeats, rouge_l, token_f1, words
+from llmjobs.training.measuring.answers import compare, repeats, rouge_l, token_f1, words
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from llmjobs.contracts.training import EarlyStopping
-from llmjobs.training.checkpoints import MANIFEST, CheckpointStore
-from llmjobs.training.selection import Selection
+from llmjobs.training.state.checkpoints import MANIFEST, CheckpointStore
+from llmjobs.training.state.selection import Selection
 
 LAYOUT: dict[str, Any] = {"strategy": "single", "processes": 1, "micro_batch_size": 4}
 

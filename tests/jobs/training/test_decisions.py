@@ -10,14 +10,15 @@ import pytest
 
 from llmjobs.contracts.environment import MLFLOW_URL
 from llmjobs.contracts.errors import BadConfig, BadData, ExitCode
-from llmjobs.contracts.training import Evaluate, EvaluateResult, Gain, RegressionScore, Score, TrainConfig
+from llmjobs.contracts.training import Evaluate, TrainConfig
+from llmjobs.contracts.training_results import EvaluateResult, Gain, RegressionScore, Score
 from llmjobs.lake import Lake
 from llmjobs.training import plan, promote, rollback
-from llmjobs.training.differences import gains
 from llmjobs.training.evaluate import judged
-from llmjobs.training.gate import decide
 from llmjobs.training.identity import ADAPTERS, CHAMPION, EVALUATIONS, champion_version, evaluation_version, identify
-from llmjobs.training.scoring import RowScore
+from llmjobs.training.measuring.differences import gains
+from llmjobs.training.measuring.gate import decide
+from llmjobs.training.measuring.scoring import RowScore
 from llmjobs.training.withdrawals import is_withdrawn
 
 

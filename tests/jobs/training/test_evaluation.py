@@ -13,13 +13,14 @@ import pytest
 
 from llmjobs.contracts.environment import LAKE_URL, MLFLOW_URL
 from llmjobs.contracts.errors import BadData
-from llmjobs.contracts.training import EvaluateResult, TrainConfig
+from llmjobs.contracts.training import TrainConfig
+from llmjobs.contracts.training_results import EvaluateResult
 from llmjobs.lake import Lake
 from llmjobs.training import evaluate, promote
 from llmjobs.training.adapter_files import RECIPE
-from llmjobs.training.generation import Question, generate_answers, questions
+from llmjobs.training.data.tokenisation import TokenRow
 from llmjobs.training.identity import ADAPTERS, CHAMPION, identify
-from llmjobs.training.tokenisation import TokenRow
+from llmjobs.training.measuring.generation import Question, generate_answers, questions
 
 pytestmark = [
     pytest.mark.slow,

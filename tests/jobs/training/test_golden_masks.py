@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llmjobs.rendering import IGNORED, CannotRender, ChatRow
-from llmjobs.training.tokenisation import audit, tokenise
+from llmjobs.training.data.tokenisation import audit, tokenise
 
 MISTRAL = (
     "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmjobs.training.ordering import Cursor, Ordering
+from llmjobs.training.data.ordering import Cursor, Ordering
 
 LENGTHS = [10 + (7 * row) % 90 for row in range(203)]
 

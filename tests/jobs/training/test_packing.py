@@ -7,7 +7,7 @@ import random
 import pytest
 
 from llmjobs.contracts.training import TrainConfig
-from llmjobs.training.packing import Cutter, best_fit_decreasing, padded_tokens
+from llmjobs.training.data.packing import Cutter, best_fit_decreasing, padded_tokens
 
 DRAW = random.Random(3)
 LENGTHS = [DRAW.choice((30, 60, 100, 140, 200, 400)) + place for place in range(16)]

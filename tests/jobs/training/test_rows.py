@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmjobs.contracts.errors import BadData
 from llmjobs.lake import Lake
-from llmjobs.training.rows import read_split, rows_of_fraction
+from llmjobs.training.data.rows import read_split, rows_of_fraction
 
 
 def test_early_versions_have_neither_tools_nor_ranks(lake: Lake, tmp_path: Path, published: Any) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from llmjobs.contracts.environment import LAKE_URL
-from llmjobs.contracts.training import TrainConfig, TrainResult
+from llmjobs.contracts.training import TrainConfig
+from llmjobs.contracts.training_results import TrainResult
 from llmjobs.lake import Lake
 from llmjobs.training import train
 from llmjobs.training.identity import AdapterIdentity

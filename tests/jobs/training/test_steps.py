@@ -13,9 +13,9 @@ from llmjobs.contracts.environment import LAKE_URL, MLFLOW_URL
 from llmjobs.contracts.errors import BadConfig
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
-from llmjobs.training.batches import Step, packed, padded
-from llmjobs.training.packing import Cutter
-from llmjobs.training.tokenisation import TokenRow
+from llmjobs.training.data.batches import Step, packed, padded
+from llmjobs.training.data.packing import Cutter
+from llmjobs.training.data.tokenisation import TokenRow
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,7 +51,7 @@ def trainer_of(world: Path, tiny_model: Path, recipe: Any) -> Callable[..., Any]
     """Return a function that builds a trainer of the tiny task, ready for its first step."""
     from llmjobs.training import identity, worker
     from llmjobs.training.base_model import load_base
-    from llmjobs.training.checkpoints import CheckpointStore
+    from llmjobs.training.state.checkpoints import CheckpointStore
     from llmjobs.training.trainer import build_trainer, training_arguments
 
     def build(folder: Path, dtype: str = "bfloat16", **sections: Any) -> Any:

@@ -15,12 +15,13 @@ from scipy.stats import binomtest
 
 from llmjobs.contracts.environment import LAKE_URL, MLFLOW_URL
 from llmjobs.contracts.errors import BadConfig, BadData
-from llmjobs.contracts.training import Evaluate, Score, SweepPoint, SweepResult, TrainConfig
+from llmjobs.contracts.training import Evaluate, TrainConfig
+from llmjobs.contracts.training_results import Score, SweepPoint, SweepResult
 from llmjobs.lake import Lake
 from llmjobs.training import evaluate, plan, promote, sweep, train
-from llmjobs.training.differences import mcnemar, paired_difference
+from llmjobs.training.measuring.differences import mcnemar, paired_difference
+from llmjobs.training.measuring.scoring import RowScore
 from llmjobs.training.reports.sweep import write_report
-from llmjobs.training.scoring import RowScore
 from llmjobs.training.sweep import sentence
 
 # --- how sure

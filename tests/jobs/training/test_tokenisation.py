@@ -8,7 +8,7 @@ import pytest
 
 from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.rendering import IGNORED, ChatRow
-from llmjobs.training.tokenisation import Tokenised, TokenRow, audit, tokenise
+from llmjobs.training.data.tokenisation import Tokenised, TokenRow, audit, tokenise
 
 TURNS = [
     {"role": "user", "content": "Which run?"},

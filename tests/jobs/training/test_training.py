@@ -23,11 +23,12 @@ import pytest
 
 from llmjobs.contracts.environment import CONFIG, LAKE_URL, MLFLOW_URL, RESULT
 from llmjobs.contracts.errors import BadData, Diverged, ExitCode
-from llmjobs.contracts.training import TrainConfig, TrainResult
+from llmjobs.contracts.training import TrainConfig
+from llmjobs.contracts.training_results import TrainResult
 from llmjobs.lake import Lake
 from llmjobs.training import evaluate, identity, train, worker
-from llmjobs.training.checkpoints import CheckpointStore
 from llmjobs.training.curves import read_curves
+from llmjobs.training.state.checkpoints import CheckpointStore
 
 pytestmark = [
     pytest.mark.slow,
@@ -203,7 +204,7 @@ def test_optimiser_state_comes_back_by_name(optimizer: str, tmp_path: Path) -> N
     import torch
     from safetensors.torch import load_file, save_file
 
-    from llmjobs.training.training_state import gather, restore
+    from llmjobs.training.state.training_state import gather, restore
 
     kind = getattr(torch.optim if optimizer == "AdamW" else bitsandbytes.optim, optimizer)
     torch.manual_seed(1)
@@ -307,7 +308,7 @@ def test_the_loss_on_a_cpu_is_the_one_that_trl_would_take(
     from trl import SFTTrainer
 
     from llmjobs.training.base_model import load_base
-    from llmjobs.training.batches import padded
+    from llmjobs.training.data.batches import padded
     from llmjobs.training.trainer import build_trainer, training_arguments
 
     pinned = config.model_copy(update={"dataset_version": uninterrupted.dataset_version})

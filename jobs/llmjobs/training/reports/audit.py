@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmjobs.contracts.training import AuditResult, SplitAudit
+from llmjobs.contracts.training_results import AuditResult, SplitAudit
 from llmjobs.training.reports.audit_examples import Example
 from llmjobs.training.reports.page import write_page
 

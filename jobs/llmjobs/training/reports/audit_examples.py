@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmjobs.rendering import IGNORED
-from llmjobs.training.splits import Split
-from llmjobs.training.tokenisation import TokenRow, end_tokens
+from llmjobs.training.data.splits import Split
+from llmjobs.training.data.tokenisation import TokenRow, end_tokens
 
 EXAMPLES = 20
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmjobs.contracts.training import Evaluate, EvaluateResult
+from llmjobs.contracts.training import Evaluate
+from llmjobs.contracts.training_results import EvaluateResult
 from llmjobs.rendering import ChatRow
-from llmjobs.training.differences import LESS_IS_BETTER
+from llmjobs.training.measuring.differences import LESS_IS_BETTER
+from llmjobs.training.measuring.scoring import RowScore, share
 from llmjobs.training.reports.evaluation_table import headings, lines
 from llmjobs.training.reports.page import write_page
-from llmjobs.training.scoring import RowScore, share
 
 _EXAMPLES = 10
 _PROMPT_CHARACTERS = 400

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmjobs.contracts.training import EvaluateResult, Gain, RegressionScore, Score
-from llmjobs.training.gate import value
-from llmjobs.training.scoring import ANSWER_METRICS
+from llmjobs.contracts.training_results import EvaluateResult, Gain, RegressionScore, Score
+from llmjobs.training.measuring.gate import value
+from llmjobs.training.measuring.scoring import ANSWER_METRICS
 
 LABELS = {
     "exact_match": "exact match",

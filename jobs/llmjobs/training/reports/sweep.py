@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmjobs.contracts.training import SweepPoint, SweepResult
+from llmjobs.contracts.training_results import SweepPoint, SweepResult
 from llmjobs.training.reports.page import write_page
 
 _WIDTH, _HEIGHT, _MARGIN = 720, 260, 48

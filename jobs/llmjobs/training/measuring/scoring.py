@@ -6,11 +6,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from llmjobs.contracts.training import Generated, Score
+from llmjobs.contracts.training_results import Generated, Score
 from llmjobs.rendering import IGNORED
-from llmjobs.training.answers import Answer
-from llmjobs.training.batches import answer_columns, padded
-from llmjobs.training.tokenisation import TokenRow
+from llmjobs.training.data.batches import answer_columns, padded
+from llmjobs.training.data.tokenisation import TokenRow
+from llmjobs.training.measuring.answers import Answer
 
 ANSWER_METRICS = tuple(name for name in Generated.model_fields if name != "rows")
 

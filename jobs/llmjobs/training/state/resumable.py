@@ -9,10 +9,10 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from trl import SFTTrainer  # noqa: TID253  (only the training processes import this module)
 
-from llmjobs.training import training_state
-from llmjobs.training.checkpoints import CheckpointStore
-from llmjobs.training.ordering import Ordering
-from llmjobs.training.selection import Selection
+from llmjobs.training.data.ordering import Ordering
+from llmjobs.training.state import training_state
+from llmjobs.training.state.checkpoints import CheckpointStore
+from llmjobs.training.state.selection import Selection
 from llmjobs.training.stopping import ValidationStopped
 
 

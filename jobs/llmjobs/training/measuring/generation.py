@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmjobs.rendering import IGNORED
-from llmjobs.training.answers import Answer, compare
-from llmjobs.training.tokenisation import TokenRow
+from llmjobs.training.data.tokenisation import TokenRow
+from llmjobs.training.measuring.answers import Answer, compare
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Which rows each optimiser step takes. Pure: seed, epoch and lengths in, indices out; no process knows another order.
 
 The order belongs to the optimisation, not to the machine: it is told in global batches. How a global batch is cut
-into micro batches for so many processes is `llmjobs.training.packing`'s affair. Therefore a run that goes on with
+into micro batches for so many processes is `llmjobs.training.data.packing`'s affair. Therefore a run that goes on with
 another number of processes, or another micro batch, goes on with the same rows.
 """
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmjobs.rendering import IGNORED
-from llmjobs.training.ordering import Ordering
-from llmjobs.training.packing import Cutter, MicroBatch
-from llmjobs.training.tokenisation import TokenRow
+from llmjobs.training.data.ordering import Ordering
+from llmjobs.training.data.packing import Cutter, MicroBatch
+from llmjobs.training.data.tokenisation import TokenRow
 
 
 def answer_columns(labels: Any) -> tuple[Any, Any]:

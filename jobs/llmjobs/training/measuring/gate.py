@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmjobs.contracts.errors import BadData
-from llmjobs.contracts.training import Evaluate, EvaluateResult, Gain, Regression, RegressionScore, Score
+from llmjobs.contracts.training import Evaluate, Regression
+from llmjobs.contracts.training_results import EvaluateResult, Gain, RegressionScore, Score
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from llmjobs.lake import Lake
 from llmjobs.models import resolve_model
 from llmjobs.rendering import ChatRow, load_tokenizer
 from llmjobs.training.adapter_files import RECIPE
-from llmjobs.training.generation import generate_answers, questions
+from llmjobs.training.data.rows import read_split, row_ids
+from llmjobs.training.data.tokenisation import TokenRow, tokenise
 from llmjobs.training.identity import ADAPTERS
-from llmjobs.training.rows import read_split, row_ids
-from llmjobs.training.scoring import RowScore, same_precision_as_training, score_rows
+from llmjobs.training.measuring.generation import generate_answers, questions
+from llmjobs.training.measuring.scoring import RowScore, same_precision_as_training, score_rows
 from llmjobs.training.sharding import visible_gpus
-from llmjobs.training.tokenisation import TokenRow, tokenise
 
 logger = logging.getLogger(__name__)
 

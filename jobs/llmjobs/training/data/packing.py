@@ -1,7 +1,7 @@
 """How the rows of one optimiser step are cut into micro batches for the processes. Pure: lengths in, places out.
 
 The cut changes where and in which company a row is computed, never what is learnt: the loss is a sum over the whole
-step's answer tokens, and rows that share a pack do not see each other (`llmjobs.training.batches.packed`).
+step's answer tokens, and rows that share a pack do not see each other (`llmjobs.training.data.batches.packed`).
 """
 
 from __future__ import annotations

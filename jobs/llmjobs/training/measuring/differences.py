@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llmjobs.contracts.training import Gain
-from llmjobs.training.scoring import ANSWER_METRICS, RowScore, share
+from llmjobs.contracts.training_results import Gain
+from llmjobs.training.measuring.scoring import ANSWER_METRICS, RowScore, share
 
 LESS_IS_BETTER = frozenset({"loss", "repeated"})
 

@@ -10,8 +10,8 @@ from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
 from llmjobs.rendering import ChatRow
-from llmjobs.training.rows import read_split
-from llmjobs.training.tokenisation import Tokenised, audit, tokenise
+from llmjobs.training.data.rows import read_split
+from llmjobs.training.data.tokenisation import Tokenised, audit, tokenise
 
 logger = logging.getLogger(__name__)
 

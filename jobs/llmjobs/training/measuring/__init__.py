@@ -1,0 +1,1 @@
+"""How adapters are compared: scores, generated answers, differences with intervals, the gate."""
