@@ -130,6 +130,47 @@ class Resources(Strict):
     cpus: float = Field(default=2, gt=0)
     memory_gib: float = Field(default=8, gt=0)
     gpus: int = Field(default=0, ge=0, le=16)
+    gpu: str = Field(
+        default="",
+        title="GPU type",
+        description="What the estimate reckons with: l4, a10g, a100-80gb, h100, ...; empty: what is here, if anything",
+    )
+
+    @model_validator(mode="after")
+    def _type_of_something(self) -> Self:
+        if self.gpu and not self.gpus:
+            raise ValueError(f"gpu ({self.gpu}) is the type of gpus, which is 0: set gpus too, or leave gpu out")
+        return self
+
+
+class Limits(Strict):
+    """What a training may take before a person is asked. It changes neither the adapter nor how it is computed."""
+
+    max_hours: float | None = Field(
+        default=None, gt=0, title="Most hours", description="A training that is estimated to take longer asks a person"
+    )
+    max_cost: float | None = Field(
+        default=None, gt=0, title="Highest cost", description="A training that is estimated to cost more asks a person"
+    )
+    price_per_hour: float | None = Field(
+        default=None, gt=0, title="Price", description="Of one GPU and hour; without a GPU, of the machine"
+    )
+    currency: str = Field(default="USD", pattern="^[A-Z]{3}$", description="Of the price and of the highest cost")
+    tokens_per_second: float | None = Field(
+        default=None, gt=0, description="Of one device, where it is known; empty: as past runs, or as the GPU's type"
+    )
+    approval_hours: float = Field(default=24, gt=0, description="How long an answer is waited for; then it is no")
+
+    @model_validator(mode="after")
+    def _has_a_price(self) -> Self:
+        if self.max_cost and not self.price_per_hour:
+            raise ValueError(f"max_cost ({self.max_cost:g} {self.currency}) needs price_per_hour, which is empty")
+        return self
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is anything that an estimate could exceed."""
+        return bool(self.max_hours or self.max_cost)
 
 
 def _named(value: Any) -> Any:
@@ -159,6 +200,7 @@ class TrainConfig(JobConfig):
     evaluate: Evaluate = Evaluate()
     sweep: Sweep | None = None
     resources: Resources = Resources()
+    limits: Limits = Limits()
     rollback_to: str = Field(
         default="", title="Roll back to", description="Adapter version to make champion again; nothing else happens"
     )

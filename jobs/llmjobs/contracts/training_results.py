@@ -91,6 +91,73 @@ class AuditResult(JobResult):
     report_url: str
 
 
+class StrategyEstimate(Strict):
+    """Memory of one process under one strategy, in bytes: part -> bytes.
+
+    Attributes:
+        load: While the base is loaded; ``load_peak`` is the most of it at once.
+        training: In a step; ``training_peak`` is the most of it at once.
+        host: In main memory, of what is offloaded.
+        fits: None where it is not known how much there is.
+    """
+
+    strategy: str
+    load: dict[str, int]
+    training: dict[str, int]
+    load_peak: int
+    training_peak: int
+    host: int
+    fits: bool | None
+
+
+class EstimateResult(JobResult):
+    """What a training will take; one that cannot fit is refused instead.
+
+    Attributes:
+        adapter_version: Of a sweep that of its largest candidate.
+        device: Type of GPU, ``gpu`` where it is not known, or ``cpu``.
+        strategy: For ``dist.strategy``: the one that is configured, or what ``auto`` comes to.
+        processes: For ``dist.processes``; ``micro_batch_size`` for the field of that name.
+        room_bytes: Memory that a process has; None where the GPU's type is not known.
+        strategies: The chosen one and what it was compared with.
+        disk: Part -> bytes.
+        adapters: How many are to be trained: those of a sweep that are there already are not counted.
+        steps: Optimiser steps of all of them; ``tokens``: those that they take in, padding not counted.
+        tokens_per_second: Of one device; None where neither a figure, nor a past run, nor a GPU's type is known.
+        source: Where that figure comes from, in one phrase.
+        hours: Of all trainings, one after the other: steps only, not loading, validation and evaluation.
+        cost: ``hours`` times the price of the devices; None without either.
+        verdict: ``ask``: it exceeds a limit, or a limit is set and the figure is not known.
+        sentence: The whole in one sentence.
+        summary: The figures as Markdown tables.
+    """
+
+    name: str
+    adapter_version: str
+    dataset: str
+    dataset_version: str
+    base_model: str
+    base_revision: str
+    device: str
+    strategy: Literal["ddp", "zero1", "zero2", "zero3"]
+    processes: int
+    micro_batch_size: int
+    room_bytes: int | None
+    strategies: list[StrategyEstimate]
+    disk: dict[str, int]
+    adapters: int
+    steps: int
+    tokens: int
+    tokens_per_second: float | None
+    source: str
+    hours: float | None
+    cost: float | None
+    currency: str
+    verdict: Literal["ask", "within"]
+    sentence: str
+    summary: str
+
+
 class TrainResult(JobResult):
     """Figures of one training; the whole of them is in the adapter's manifest.
 
