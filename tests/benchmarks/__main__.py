@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 PARTS = {
     "embeddings": ("embeddings", "embedding_peers", "embedding_faults"),
-    "training": ("training", "packing", "quantisation"),
+    "training": ("training", "packing", "quantisation", "memory"),
 }
 """The modules of a room that has more than the one of its name."""
 

@@ -129,7 +129,7 @@ def shape_from(config: Mapping[str, Any], *, origin: str) -> ModelShape:
     kept = int(values.get("num_key_value_heads") or heads)
     width = int(values.get("head_dim") or hidden // heads)
     vocabulary, tied = int(values["vocab_size"]), bool(values.get("tie_word_embeddings", family.startswith("gemma")))
-    linears = _linears(family, hidden, inner, heads * width, kept * width, layers)
+    linears = _linears(family, hidden, inner, queries=heads * width, kept=kept * width, layers=layers)
     norms = hidden * (NORMS[family] * layers + 1)
     if family in _NORMED_HEADS:
         norms += layers * ((heads + kept) * width if family == "olmo2" else 2 * width)
@@ -142,7 +142,7 @@ def shape_from(config: Mapping[str, Any], *, origin: str) -> ModelShape:
     )  # fmt: skip
 
 
-def _linears(family: str, hidden: int, inner: int, queries: int, kept: int, layers: int) -> tuple[LinearShape, ...]:
+def _linears(family: str, hidden: int, inner: int, *, queries: int, kept: int, layers: int) -> tuple[LinearShape, ...]:
     if family in _FUSED:
         sizes = [("qkv_proj", hidden, queries + 2 * kept), ("o_proj", queries, hidden)]
         sizes += [("gate_up_proj", hidden, 2 * inner), ("down_proj", inner, hidden)]
