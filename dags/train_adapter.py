@@ -7,12 +7,15 @@ the data did not change.
    the night ends here, with a sentence.
 2. **audit**: the rows as the training takes them, token by token (button *Report*). Rows that must not be trained on
    end the night here, before a GPU is asked for.
-3. **train**: QLoRA on a GPU or a CPU. Killed anywhere, the next try goes on from the newest valid checkpoint.
+3. **estimate**: memory part by part, disk, hours and cost, as tables in the log. It chooses the strategy where
+   `dist.strategy` is `auto`, and refuses what cannot fit, saying what would. With `limits`, a training that is
+   estimated to exceed them asks a person first (*Required Actions* in the menu).
+4. **train**: QLoRA on a GPU or a CPU. Killed anywhere, the next try goes on from the newest valid checkpoint.
    The log shows step, loss, tokens per second and the time left; curves and system metrics are in MLflow (button).
-4. **evaluate**: base, champion and candidate on the held-out rows, without any row that one of them was trained on.
-5. **promote**: `champion` moves only if the candidate beats both. The sentence has the numbers. With
+5. **evaluate**: base, champion and candidate on the held-out rows, without any row that one of them was trained on.
+6. **promote**: `champion` moves only if the candidate beats both. The sentence has the numbers. With
    `evaluate.approval` a person is asked first (*Required Actions* in the menu).
-6. **champion**, **announce**: tells Airflow about a champion that it does not know yet.
+7. **champion**, **announce**: tells Airflow about a champion that it does not know yet.
 
 The form starts a run by hand: another dataset version or recipe, or an older adapter that is to be champion again.
 
@@ -32,7 +35,7 @@ from llmjobs.contracts.training import TrainConfig
 from nightshift.assets import adapter_asset, announce, dataset_asset
 from nightshift.configs import each_config
 from nightshift.decisions import APPROVAL_TASK, DECISION
-from nightshift.operators.approval import PromotionApproval
+from nightshift.operators.approval import BudgetApproval, PromotionApproval
 from nightshift.operators.job import JobOperator
 from nightshift.params import form_for
 
@@ -43,6 +46,8 @@ FORM = (
     "evaluate.metric", "evaluate.min_gain", "rollback_to",
 )  # fmt: skip
 
+LIMITS = ("limits.max_hours", "limits.max_cost", "limits.price_per_hour")
+
 SWEEP = """
 **Sweep**: one candidate for each fraction of the rows, the best rows first. **sweep** compares them on the validation
 split, never on the test split, and says whether more rows still help (button *Report*); the best candidate goes on.
@@ -52,6 +57,13 @@ split, never on the test split, and says whether more rows still help (button *R
 PINNED = {
     "dataset_version": "{{ ti.xcom_pull(task_ids='plan')['dataset_version'] }}",
     "model.revision": "{{ ti.xcom_pull(task_ids='plan')['base_revision'] }}",
+}
+# So do the layout that was estimated and, maybe, approved.
+LAID_OUT = {
+    **PINNED,
+    "dist.strategy": "{{ ti.xcom_pull(task_ids='estimate')['strategy'] }}",
+    "dist.processes": "{{ ti.xcom_pull(task_ids='estimate')['processes'] }}",
+    "train.micro_batch_size": "{{ ti.xcom_pull(task_ids='estimate')['micro_batch_size'] }}",
 }
 BEST = {**PINNED, "data.fraction": "{{ ti.xcom_pull(task_ids='sweep')['fraction'] }}"}
 
@@ -111,7 +123,11 @@ def job(module: str, title: str, config: TrainConfig, hours: float, *, task_id: 
 def train_task(config: TrainConfig, task_id: str, title: str) -> JobOperator:
     """Return the task that trains one adapter."""
     doc = "Curves and system metrics: the MLflow button. A retry goes on from the newest checkpoint."
-    return job("train", title, config, 24, task_id=task_id, doc_md=doc, overrides=PINNED, **heavy(config))
+    # Within the limits nobody is asked, and that is recorded as a skip; a rejection skips what hangs on it.
+    rule = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS if config.limits.asks else TriggerRule.ALL_SUCCESS
+    return job(
+        "train", title, config, 24, task_id=task_id, doc_md=doc, overrides=LAID_OUT, trigger_rule=rule, **heavy(config)
+    )
 
 
 def train_tasks(config: TrainConfig) -> tuple[list[JobOperator], JobOperator]:
@@ -128,6 +144,23 @@ def train_tasks(config: TrainConfig) -> tuple[list[JobOperator], JobOperator]:
     ]
     trains >> sweep
     return trains, sweep
+
+
+def bill(config: TrainConfig, trains: list[JobOperator]) -> JobOperator:
+    """Return the task that estimates the trainings; where the config has limits, the question to a person between."""
+    doc = "Memory part by part, disk, hours and cost: tables in the log."
+    estimate = job("estimate", "What will it take?", config, 0.5, overrides=PINNED, doc_md=doc)
+    estimate >> trains
+    if config.limits.asks:
+        approve = BudgetApproval(
+            task_display_name="Ask a person, if it exceeds the limits",
+            doc_md="Waits under *Required Actions* where the estimate exceeds a limit; is skipped where it does not.",
+            name=config.name,
+            of="estimate",
+            hours=config.limits.approval_hours,
+        )
+        estimate >> approve >> trains
+    return estimate
 
 
 def promote_task(config: TrainConfig, pinned: dict[str, str], evaluate: JobOperator) -> JobOperator:
@@ -167,7 +200,7 @@ def train_adapter(name: str, config: TrainConfig) -> DAG:
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
         max_active_runs=1,
-        params=form_for(config, FORM),
+        params=form_for(config, FORM + LIMITS if config.limits.asks else FORM),
         tags=["nightshift", "training", config.name],
         default_args={"owner": config.owner, "retries": 2, "retry_delay": timedelta(seconds=30)},
     )
@@ -182,7 +215,7 @@ def train_adapter(name: str, config: TrainConfig) -> DAG:
         with TaskGroup("promotion", prefix_group_id=False, group_display_name="Promote and announce"):
             promote = promote_task(chosen, pinned, evaluate)
             announce(adapter_asset(config.name), champion(plan.output, promote.output))
-        needed(plan.output) >> audit >> trains
+        needed(plan.output) >> audit >> bill(config, trains)
         trained >> evaluate
 
     return build()

@@ -14,7 +14,9 @@ from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, CronTriggerTimeta
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.exceptions import AirflowFailException
 
+from llmjobs.contracts.training import TrainConfig
 from nightshift.assets import adapter_asset, dataset_asset, index_asset
+from nightshift.operators.job import put
 
 PREPARE = "prepare_instructions_tickets"
 TRAIN = "train_adapter_tickets"
@@ -170,10 +172,10 @@ def test_train_starts_from_the_dataset(dag: DAG) -> None:
 
 @pytest.mark.parametrize("dag", [TRAIN], indirect=True)
 def test_train_plans_trains_evaluates_then_promotes(dag: DAG) -> None:
-    in_order = ["training.plan", "training.audit", "training.train", "training.evaluate", "training.promote"]
-    assert modules(dag) == in_order
+    in_order = ["plan", "audit", "estimate", "train", "evaluate", "promote"]
+    assert modules(dag) == [f"training.{name}" for name in in_order]
     assert dag.task_dict["audit"].upstream_task_ids == {"needed"}
-    assert "approve" not in dag.task_dict, "nobody is asked unless the config says so"
+    assert not {"approve", "approve_budget"} & dag.task_dict.keys(), "nobody is asked unless the config says so"
     assert "rollback_to" in dag.params
     assert [asset for assets in outlets(dag).values() for asset in assets] == [adapter_asset("tickets")]
 
@@ -195,6 +197,38 @@ def test_a_person_is_asked_before_the_promotion_where_the_config_says_so(tmp_pat
     for said, approved in (("approved by jane", "approved by jane"), (None, "")):
         ti = SimpleNamespace(xcom_pull=lambda task_ids, key, said=said: said)
         assert template.render(ti=ti) == approved
+
+
+@pytest.mark.parametrize("dag", [TRAIN], indirect=True)
+def test_a_training_is_laid_out_as_it_was_estimated(dag: DAG) -> None:
+    train: Any = dag.task_dict["train"]
+    assert dag.task_dict["train"].upstream_task_ids == {"estimate"}
+    told = {"strategy": "zero3", "processes": 4, "micro_batch_size": 2}
+    ti = SimpleNamespace(xcom_pull=lambda task_ids: told if task_ids == "estimate" else {})
+    fields = {"dist.strategy": "zero3", "dist.processes": "4", "train.micro_batch_size": "2"}
+    render = dag.get_template_env().from_string
+    assert {path: render(train.overrides[path]).render(ti=ti) for path in fields} == fields
+    values = train.config.model_dump(mode="json")
+    for path, value in fields.items():
+        put(values, path, value)
+    assert TrainConfig.from_mapping(values, origin="test").dist.processes == 4
+    assert "limits.max_hours" not in dag.params, "a limit is in the form where there is a task that asks"
+
+
+def test_a_person_is_asked_before_a_training_beyond_its_limits(tmp_path: Path) -> None:
+    bundle = tmp_path / "dags"
+    shutil.copytree(Path(__file__).parents[2] / "dags", bundle, ignore=shutil.ignore_patterns("__pycache__"))
+    config = bundle / "configs/train_adapter/tickets.yaml"
+    config.write_text(config.read_text(encoding="utf-8") + "limits:\n  max_hours: 2\n", encoding="utf-8")
+    bag = BundleDagBag(bundle_path=bundle, bundle_name="limited", dag_folder=str(bundle / "train_adapter.py"))
+    assert bag.import_errors == {}
+    tasks: Any = bag.dags[TRAIN].task_dict
+    assert tasks["approve_budget"].upstream_task_ids == {"estimate"}
+    # Within the limits the question is skipped and the training runs; a rejection skips what hangs on the question.
+    assert tasks["train"].upstream_task_ids == {"estimate", "approve_budget"}
+    assert tasks["train"].trigger_rule == "none_failed_min_one_success"
+    assert not tasks["approve_budget"].ignore_downstream_trigger_rules
+    assert "limits.max_hours" in bag.dags[TRAIN].params
 
 
 @pytest.mark.parametrize("dag", [TRAIN], indirect=True)

@@ -48,7 +48,8 @@ def config_of(dag: DAG, task_id: str) -> TrainConfig:
 
 def test_a_task_for_each_fraction_then_one_comparison(dag: DAG) -> None:
     assert dag.task_dict["needed"].downstream_task_ids == {"audit"}
-    assert dag.task_dict["audit"].downstream_task_ids == {*CANDIDATES}
+    assert dag.task_dict["audit"].downstream_task_ids == {"estimate"}
+    assert dag.task_dict["estimate"].downstream_task_ids == {*CANDIDATES}
     assert dag.task_dict["sweep"].upstream_task_ids == {*CANDIDATES}
     assert dag.task_dict["evaluate"].upstream_task_ids == {"sweep"}
     assert dag.task_dict["promote"].upstream_task_ids == {"evaluate"}
@@ -68,7 +69,7 @@ def test_the_machine_is_used_by_one_at_a_time(dag: DAG) -> None:
 
 
 def test_plan_and_comparison_see_the_whole_sweep(dag: DAG) -> None:
-    for name in ("plan", "sweep"):
+    for name in ("plan", "estimate", "sweep"):
         assert config_of(dag, name).sweep is not None
 
 

@@ -119,6 +119,7 @@ class EstimateResult(JobResult):
         strategy: For ``dist.strategy``: the one that is configured, or what ``auto`` comes to.
         processes: For ``dist.processes``; ``micro_batch_size`` for the field of that name.
         room_bytes: Memory that a process has; None where the GPU's type is not known.
+        peak_bytes: The most of it that a process takes, at load or in a step; 0 where that is not known.
         strategies: The chosen one and what it was compared with.
         disk: Part -> bytes.
         adapters: How many are to be trained: those of a sweep that are there already are not counted.
@@ -127,7 +128,8 @@ class EstimateResult(JobResult):
         source: Where that figure comes from, in one phrase.
         hours: Of all trainings, one after the other: steps only, not loading, validation and evaluation.
         cost: ``hours`` times the price of the devices; None without either.
-        verdict: ``ask``: it exceeds a limit, or a limit is set and the figure is not known.
+        exceeded: Each limit that is exceeded, or whose figure is not known, as a phrase with the numbers.
+        verdict: ``ask`` where there is one.
         sentence: The whole in one sentence.
         summary: The figures as Markdown tables.
     """
@@ -143,6 +145,7 @@ class EstimateResult(JobResult):
     processes: int
     micro_batch_size: int
     room_bytes: int | None
+    peak_bytes: int
     strategies: list[StrategyEstimate]
     disk: dict[str, int]
     adapters: int
@@ -153,6 +156,7 @@ class EstimateResult(JobResult):
     hours: float | None
     cost: float | None
     currency: str
+    exceeded: list[str]
     verdict: Literal["ask", "within"]
     sentence: str
     summary: str

@@ -93,6 +93,20 @@ def visible_gpus() -> int:
         pynvml.nvmlShutdown()
 
 
+def gpu_here() -> str:
+    """Return the driver's name of the first GPU that this process may use, without loading torch; empty without one."""
+    if not visible_gpus():
+        return ""
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+    finally:
+        pynvml.nvmlShutdown()
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
 def usable_cores() -> int:
     """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0))

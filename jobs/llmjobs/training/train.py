@@ -31,7 +31,7 @@ from llmjobs.training.adapter_files import WeightsReport, assemble, model_card
 from llmjobs.training.curves import read_curves
 from llmjobs.training.identity import ADAPTERS, AdapterIdentity, identify
 from llmjobs.training.live import say_what_is_trained
-from llmjobs.training.sharding import wait_without_spinning
+from llmjobs.training.sharding import Layout, gpu_here, wait_without_spinning
 from llmjobs.training.state.checkpoints import Checkpoint, CheckpointStore, changes_of
 from llmjobs.training.stopping import StopSignal
 
@@ -128,7 +128,7 @@ def _train(lake: Lake, adapter: AdapterIdentity, folder: Path, stop: StopSignal)
     checkpoint = store.newest_valid()
     if checkpoint is None or not checkpoint.finished:
         raise JobError(f"{store.folder}: the finished checkpoint is gone; run the training again")
-    manifest = _publish(lake, adapter, base, outcome=outcome, checkpoint=checkpoint, folder=folder)
+    manifest = _publish(lake, adapter, base, outcome=outcome, checkpoint=checkpoint, folder=folder, layout=layout)
     # Nothing goes on from a finished run: the adapter is in the lake.
     for leftover in (worker.CHECKPOINTS, "scratch"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
@@ -143,6 +143,7 @@ def _publish(
     outcome: worker.Outcome,
     checkpoint: Checkpoint,
     folder: Path,
+    layout: Layout,
 ) -> Manifest:
     config, curves = adapter.config, folder / worker.CURVES
     with tempfile.TemporaryDirectory() as scratch:
@@ -170,6 +171,9 @@ def _publish(
                 "config_digest": config.digest(),
                 "seed": config.train.seed,
                 "job_schema": SCHEMA,
+                # The estimate of the next training learns from these two and `tokens_per_second`.
+                "layout": layout.checkpoint_layout(),
+                "device": gpu_here() or "cpu",
                 "packages": _package_versions(),
                 "mlflow_run_id": outcome.mlflow_run_id,
                 "mlflow_run_url": outcome.mlflow_run_url,

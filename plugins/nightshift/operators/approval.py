@@ -1,4 +1,4 @@
-"""Asks a person: is a dataset version that broke a warn limit published, does a better adapter become champion?
+"""Asks a person: publish beyond a warn limit, train beyond a limit of cost, make the better adapter champion?
 
 It waits in the state ``awaiting_input``, in no worker and no trigger, and is listed under *Required Actions*. Where the
 result asks for nobody it is skipped, and by default what follows with it.
@@ -108,6 +108,33 @@ class PromotionApproval(ResultApproval):
             effects=(
                 "**Approve** makes version `{version}` champion and announces it. **Reject** leaves the champion as it "
                 "is, and the next night asks again."
+            ),
+            **kwargs,
+        )
+
+
+class BudgetApproval(ResultApproval):
+    """Ask whether a training that is estimated to exceed its limits is started.
+
+    Its id is not that of the other questions, whose answer the promotion reads.
+
+    Args:
+        name: The adapter.
+        of: Id of the task whose `EstimateResult` is in question.
+        hours: How long an answer is waited for.
+        **kwargs: Anything that `ApprovalOperator` takes.
+    """
+
+    def __init__(self, *, name: str, of: str, hours: float, task_id: str = "approve_budget", **kwargs: Any) -> None:
+        super().__init__(
+            task_id=task_id,
+            subject=f"Train the adapter {name} beyond its limits?",
+            about=f"adapter {name}",
+            of=of,
+            hours=hours,
+            effects=(
+                "**Approve** trains version `{version}` (of a sweep all candidates). **Reject** trains nothing, and "
+                "the next night asks again."
             ),
             **kwargs,
         )
