@@ -166,8 +166,8 @@ def _sentence(config: TrainConfig, count: int, figures: dict[str, Any]) -> str:
     room, peak = figures["room_bytes"], f"{figures['peak_bytes'] / GIB:.1f}"
     memory = f"{peak} of {room / GIB:.1f} GiB" if room else f"{peak} GiB"
     each = "GPU" if figures["device"] != "cpu" else "process"
-    hours = "hours are not known" if figures["hours"] is None else f"{figures['hours']:.2f} h"
-    cost = "" if figures["cost"] is None else f", {figures['cost']:.2f} {figures['currency']}"
+    hours = "hours are not known" if figures["hours"] is None else f"{figures['hours']:.3g} h"
+    cost = "" if figures["cost"] is None else f", {figures['cost']:.3g} {figures['currency']}"
     told = f"{memory} of each {each}" if figures["strategies"] else "memory is not known"
     said = "".join(f"; {one}" for one in figures["exceeded"])
     return (

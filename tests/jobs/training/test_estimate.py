@@ -82,7 +82,7 @@ def test_hours_and_cost_follow_from_tokens_and_rate() -> None:
     assert exceeded(bill, limits) == []
     slower = bill_of(Amount(100, 7_200_000), Throughput(100, "given"), 2, limits, on_gpu=True)
     assert exceeded(slower, limits) == [
-        "10.00 h is more than limits.max_hours (1 h)", "40.00 USD is more than limits.max_cost (10 USD)"
+        "10 h is more than limits.max_hours (1 h)", "40 USD is more than limits.max_cost (10 USD)"
     ]  # fmt: skip
     unknown = bill_of(Amount(1, 1), None, 1, limits, on_gpu=True)
     assert exceeded(unknown, limits)[0] == "limits.max_hours is 1 h, and what it takes is not known"
@@ -137,6 +137,21 @@ def test_too_little_memory_is_refused_before_anything_is_trained(
         BadConfig, match=r"resources\.memory_gib \(0\.5\) is 0\.5 GiB; what would fit: resources\.memory_gib: 1"
     ):
         estimate.run(small)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_sweep_is_the_sum_of_its_candidates(
+    lake: Lake, tiny_model: Path, recipe: Any, published: Any, tmp_path: Path
+) -> None:
+    published(lake, tmp_path / "rows", train=range(40), test=range(100, 110), ranked=True)
+    by_epochs = {"max_steps": None, "epochs": 2}
+    one = recipe(tiny_model, train=by_epochs)
+    audit.run(one)
+    alone = estimate.run(one)
+    swept = estimate.run(recipe(tiny_model, train=by_epochs, sweep={"fractions": [0.5, 1.0]}))
+    assert (alone.adapters, swept.adapters) == (1, 2)
+    assert swept.tokens == pytest.approx(1.5 * alone.tokens, rel=0.01)
+    assert (alone.steps, swept.steps) == (10, 16)
 
 
 def test_limits_change_no_adapter() -> None:

@@ -28,6 +28,7 @@ from llmjobs.contracts.training_results import TrainResult
 from llmjobs.lake import Lake
 from llmjobs.training import evaluate, identity, train, worker
 from llmjobs.training.curves import read_curves
+from llmjobs.training.estimating.throughput import past_runs
 from llmjobs.training.state.checkpoints import CheckpointStore
 
 pytestmark = [
@@ -142,6 +143,12 @@ def test_the_adapter_and_its_papers(config: TrainConfig, uninterrupted: TrainRes
     assert settings["base_model_name_or_path"] == config.model.name
     work = world / "lake" / "work" / "adapters" / "tickets" / result.version
     assert not (work / worker.CHECKPOINTS).exists(), "nothing goes on from a finished run"
+
+
+def test_the_estimate_of_the_next_training_learns_from_it(uninterrupted: TrainResult, world: Path) -> None:
+    runs = past_runs(Lake.from_environment())
+    assert [(run.device, run.strategy, run.max_length) for run in runs] == [("cpu", "single", 128)]
+    assert runs[0].tokens_per_second == uninterrupted.tokens_per_second
 
 
 def test_a_second_run_reuses_it(config: TrainConfig, uninterrupted: TrainResult) -> None:

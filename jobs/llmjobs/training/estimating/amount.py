@@ -87,5 +87,5 @@ def exceeded(bill: Bill, limits: Limits) -> list[str]:
         if limit and value is None:
             found.append(f"limits.{field} is {limit:g} {unit}, and what it takes is not known")
         elif limit and value is not None and value > limit:
-            found.append(f"{value:.2f} {unit} is more than limits.{field} ({limit:g} {unit})")
+            found.append(f"{value:.3g} {unit} is more than limits.{field} ({limit:g} {unit})")
     return found

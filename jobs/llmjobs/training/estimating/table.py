@@ -11,8 +11,8 @@ _FITS = {True: "yes", False: "no", None: "not known"}
 
 
 def markdown(result: EstimateResult) -> str:
-    """Return the tables: memory part by part under each strategy, disk, and the bill."""
-    return "\n\n".join([_memory(result), _disk(result), _bill(result)])
+    """Return the tables: the bill, memory part by part under each strategy, and disk."""
+    return "\n\n".join([_bill(result), _memory(result), _disk(result)])
 
 
 def _memory(result: EstimateResult) -> str:
@@ -54,8 +54,8 @@ def _bill(result: EstimateResult) -> str:
         ("steps", f"{result.steps:,}"),
         ("tokens", f"{result.tokens:,}"),
         ("tokens/s of a device", rate),
-        ("hours", "not known" if result.hours is None else f"{result.hours:.2f}"),
-        ("cost", "not known" if result.cost is None else f"{result.cost:.2f} {result.currency}"),
+        ("hours", "not known" if result.hours is None else f"{result.hours:.3g}"),
+        ("cost", "not known" if result.cost is None else f"{result.cost:.3g} {result.currency}"),
     ]
     return "\n".join([_row(["Bill", ""]), _row(["---", "---"]), *(_row(list(line)) for line in lines)])
 
