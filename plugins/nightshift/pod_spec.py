@@ -15,8 +15,8 @@ USER_ID = 10001
 HOME = "/home/nightshift"
 SPOT_LABEL = "nightshift/capacity"
 
-POD_ONLY = ("HOME",)
-"""Variables that describe the container's filesystem: a process on this machine keeps its own."""
+POD_ONLY = ("HOME", environment.IMAGE)
+"""Variables that describe the container: a process on this machine keeps its own home, and has no image."""
 
 
 def defaults(*, module: str, memory_gib: float, cpus: float, gpus: int, spot: bool) -> dict[str, Any]:
@@ -131,6 +131,7 @@ def job_environment(
     cpus: float,
     connection: str | None = None,
     secret_variables: Iterable[str] = (),
+    image: str | None = None,
 ) -> list[k8s.V1EnvVar]:
     """Return a job's variables: its config, whose run it is, and references to where things are.
 
@@ -142,6 +143,7 @@ def job_environment(
         environment.CONFIG: config_json,
         **identity,
         "HOME": HOME,
+        environment.IMAGE: image or "",
         "OMP_NUM_THREADS": str(max(1, round(cpus))),
         "PYTHONUNBUFFERED": "1",
     }

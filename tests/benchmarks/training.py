@@ -158,7 +158,7 @@ def ours(records: list[dict[str, str]], folder: Path, clock: Clock) -> Any:
     tokens = tokenise(rows, tokenizer, max_length_tokens=LONGEST).rows
     layout = layout_for(config, gpus=0, cores=usable_cores())
     assignment = worker.Assignment(config=config, model_path=path, folder=str(folder), adapter_version="speed")
-    reporter = worker._Reporter(assignment, folder, after_step=0)
+    reporter = worker._Reporter(assignment, folder, layout, after_step=0)
     return build_trainer(
         config, layout, rows=TrainingRows(tokenizer, Tokenised(tokens, {}), []),
         arguments=training_arguments(config, layout, folder / "scratch"),

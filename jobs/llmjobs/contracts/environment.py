@@ -33,6 +33,9 @@ MAP_INDEX = "LLMJOBS_MAP_INDEX"
 TRY = "LLMJOBS_TRY"
 CODE_VERSION = "LLMJOBS_CODE_VERSION"
 
+IMAGE = "LLMJOBS_IMAGE"
+"""Image of the job's pod, by digest where the setting names it so; not set locally."""
+
 
 @dataclass(frozen=True)
 class Identity:

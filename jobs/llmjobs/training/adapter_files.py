@@ -79,10 +79,8 @@ def check_weights(path: Path) -> WeightsReport:
     """
     import numpy as np
 
-    data = path.read_bytes()
+    data, header = path.read_bytes(), read_header(path)
     (length,) = struct.unpack("<Q", data[:8])
-    header: dict[str, Any] = json.loads(data[8 : 8 + length])
-    header.pop("__metadata__", None)
     halves = {side: [name for name in header if f".{side}." in name] for side in ("lora_A", "lora_B")}
     if not header or len(halves["lora_A"]) != len(halves["lora_B"]) or not halves["lora_A"]:
         raise JobError(f"{path.name}: {len(header)} tensors, which are not pairs of lora_A and lora_B")
@@ -99,6 +97,15 @@ def check_weights(path: Path) -> WeightsReport:
     return WeightsReport(hashlib.sha256(data).hexdigest(), len(header), parameters)
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """Return the tensors of a safetensors file by name: type, shape and place, without their numbers."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
 def _as_float32(np: Any, data: bytes, dtype: str) -> Any:
     """Return the numbers of one tensor; bfloat16 is the upper half of a float32."""
     if dtype == "BF16":
@@ -106,8 +113,19 @@ def _as_float32(np: Any, data: bytes, dtype: str) -> Any:
     return np.frombuffer(data, dtype={"F32": "<f4", "F16": "<f2"}[dtype]).astype("<f4")
 
 
-def model_card(config: TrainConfig, *, version: str, base: ResolvedModel, figures: dict[str, Any]) -> str:
-    """Return the README of an adapter version, Markdown with the front matter that model hubs read."""
+def model_card(
+    config: TrainConfig, *, version: str, base: ResolvedModel, figures: dict[str, Any], checked: list[str]
+) -> str:
+    """Return the README of an adapter version, Markdown with the front matter that model hubs read.
+
+    Args:
+        config: The recipe.
+        version: Of the adapter.
+        base: The resolved base.
+        figures: Of the training, for the table.
+        checked: What was found before it was published; one sentence each.
+    """
+    findings = "\n".join(f"* {sentence}" for sentence in checked)
     rows = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
     quantised = (
         "none"
@@ -131,6 +149,10 @@ assistant's turns only. Base quantisation in training: {quantised}; computed in 
 | | |
 |---|---|
 {rows}
+
+## Checked before it was published
+
+{findings}
 
 `recipe.json` is the whole recipe, `metrics.jsonl` has every step, `manifest.json` the hashes and the lineage. How it
 compares with its base on rows that it has never seen is in the lake under `evaluations/{config.name}`.

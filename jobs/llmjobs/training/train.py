@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,10 @@ from llmjobs.training.adapter_files import WeightsReport, assemble, model_card
 from llmjobs.training.curves import read_curves
 from llmjobs.training.identity import ADAPTERS, AdapterIdentity, identify
 from llmjobs.training.live import say_what_is_trained
-from llmjobs.training.sharding import Layout, gpu_here, wait_without_spinning
+from llmjobs.training.publication import attempts
+from llmjobs.training.publication.provenance import base_files, machine_of, package_versions
+from llmjobs.training.publication.self_test import SelfTest, self_test
+from llmjobs.training.sharding import Layout, wait_without_spinning
 from llmjobs.training.state.checkpoints import Checkpoint, CheckpointStore, changes_of
 from llmjobs.training.stopping import StopSignal
 
@@ -110,9 +114,33 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that has nothing left to do but to publish."""
+
+    outcome: worker.Outcome
+    checkpoint: Checkpoint
+    layout: Layout
+
+
 def _train(lake: Lake, adapter: AdapterIdentity, folder: Path, stop: StopSignal) -> TrainResult:
+    base = resolve_model(adapter.config.model.name, adapter.config.model.revision)
+    run = trained(adapter, base, folder, stop)
+    manifest = _publish(lake, adapter, base, run, folder)
+    # Nothing goes on from a finished run: the adapter is in the lake.
+    for leftover in (worker.CHECKPOINTS, "scratch"):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
+    (folder / attempts.ATTEMPTS).unlink(missing_ok=True)
+    return _result(lake, manifest, reused=False)
+
+
+def trained(adapter: AdapterIdentity, base: ResolvedModel, folder: Path, stop: StopSignal) -> TrainedRun:
+    """Train, or go on training, in `folder` until the finished checkpoint is there; nothing is published.
+
+    Raises:
+        JobError: As `run`.
+    """
     config = adapter.config
-    base = resolve_model(config.model.name, config.model.revision)
     layout = worker.layout_here(config)
     (folder / worker.OUTCOME).unlink(missing_ok=True)
     assignment = worker.Assignment(
@@ -128,62 +156,60 @@ def _train(lake: Lake, adapter: AdapterIdentity, folder: Path, stop: StopSignal)
     checkpoint = store.newest_valid()
     if checkpoint is None or not checkpoint.finished:
         raise JobError(f"{store.folder}: the finished checkpoint is gone; run the training again")
-    manifest = _publish(lake, adapter, base, outcome=outcome, checkpoint=checkpoint, folder=folder, layout=layout)
-    # Nothing goes on from a finished run: the adapter is in the lake.
-    for leftover in (worker.CHECKPOINTS, "scratch"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
-    return _result(lake, manifest, reused=False)
+    return TrainedRun(outcome, checkpoint, layout)
 
 
-def _publish(
-    lake: Lake,
-    adapter: AdapterIdentity,
-    base: ResolvedModel,
-    *,
-    outcome: worker.Outcome,
-    checkpoint: Checkpoint,
-    folder: Path,
-    layout: Layout,
-) -> Manifest:
+def _publish(lake: Lake, adapter: AdapterIdentity, base: ResolvedModel, run: TrainedRun, folder: Path) -> Manifest:
     config, curves = adapter.config, folder / worker.CURVES
+    source = run.checkpoint.adapter_path
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch)
-        report = assemble(checkpoint.adapter_path, target, config=config, base=base, curves=curves)
-        metrics = _metrics(outcome, checkpoint, report, read_curves(curves))
+        report = assemble(source, target, config=config, base=base, curves=curves)
+        tested = self_test(target, source, config=config, base=base, layout=run.layout)
+        metrics = _metrics(run, report, tested, read_curves(curves))
         shown = {
             key: metrics[key] for key in ("steps", "train_rows", "tokens", "loss_first", "loss_last", "parameters")
         }
-        card = model_card(config, version=adapter.version, base=base, figures=shown)
+        card = model_card(config, version=adapter.version, base=base, figures=shown, checked=tested.sentences())
         (target / "README.md").write_text(card, encoding="utf-8")
+        ended = attempts.end(folder)
+        metrics["device_seconds"] = attempts.device_seconds(ended)
+        inputs = _inputs(adapter, base, run, ended)
         return lake.publish(
-            target,
-            kind=ADAPTERS,
-            name=config.name,
-            version=adapter.version,
-            metrics=metrics,
-            inputs={
-                "dataset": config.dataset,
-                "dataset_version": config.dataset_version,
-                "base_model": base.name,
-                "base_revision": base.revision,
-                "base_origin": base.origin,
-                "recipe": config.recipe(),
-                "config_digest": config.digest(),
-                "seed": config.train.seed,
-                "job_schema": SCHEMA,
-                # The estimate of the next training learns from these two and `tokens_per_second`.
-                "layout": layout.checkpoint_layout(),
-                "device": gpu_here() or "cpu",
-                "packages": _package_versions(),
-                "mlflow_run_id": outcome.mlflow_run_id,
-                "mlflow_run_url": outcome.mlflow_run_url,
-            },
+            target, kind=ADAPTERS, name=config.name, version=adapter.version, metrics=metrics, inputs=inputs
         )
 
 
-def _metrics(
-    outcome: worker.Outcome, checkpoint: Checkpoint, report: WeightsReport, curves: list[dict[str, Any]]
+def _inputs(
+    adapter: AdapterIdentity, base: ResolvedModel, run: TrainedRun, tries: list[attempts.Attempt]
 ) -> dict[str, Any]:
+    """Return everything that a rerun needs (`llmjobs.training.rerun`)."""
+    config, machine = adapter.config, machine_of(run.layout)
+    return {
+        "dataset": config.dataset,
+        "dataset_version": config.dataset_version,
+        "base_model": base.name,
+        "base_revision": base.revision,
+        "base_origin": base.origin,
+        "base_files": base_files(Path(base.path)),
+        "recipe": config.recipe(),
+        "config": config.model_dump(mode="json"),
+        "config_digest": config.digest(),
+        "seed": config.train.seed,
+        "job_schema": SCHEMA,
+        # The estimate of the next training learns from these two and `tokens_per_second`.
+        "layout": run.layout.checkpoint_layout(),
+        "device": machine["devices"][0],
+        "machine": machine,
+        "attempts": [one.model_dump() for one in tries],
+        "packages": package_versions(),
+        "mlflow_run_id": run.outcome.mlflow_run_id,
+        "mlflow_run_url": run.outcome.mlflow_run_url,
+    }
+
+
+def _metrics(run: TrainedRun, report: WeightsReport, tested: SelfTest, curves: list[dict[str, Any]]) -> dict[str, Any]:
+    outcome, checkpoint = run.outcome, run.checkpoint
     fresh = [line for line in curves if line["step"] > outcome.resumed_from_step]
     return {
         "steps": checkpoint.step,
@@ -202,14 +228,9 @@ def _metrics(
         "adapter_sha256": report.sha256,
         "tensors": report.tensors,
         "parameters": report.parameters,
+        "self_test": asdict(tested),
         "notes": [*outcome.notes, *checkpoint.notes()],
     }
-
-
-def _package_versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes", "deepspeed")}
 
 
 def _result(lake: Lake, manifest: Manifest, *, reused: bool) -> TrainResult:

@@ -20,6 +20,7 @@ from llmjobs.training.data.ordering import Ordering
 from llmjobs.training.data.packing import Cutter
 from llmjobs.training.data.tokenisation import TokenRow, TrainingRows
 from llmjobs.training.probe import LongestBatchFirst
+from llmjobs.training.publication.witness import witness_of
 from llmjobs.training.sharding import Layout, deepspeed_settings, recomputes
 from llmjobs.training.state.checkpoints import CheckpointStore
 from llmjobs.training.state.resumable import ResumableTrainer
@@ -239,6 +240,7 @@ def build_trainer(
         store=store,
         keep_last=config.checkpoint.keep_last,
         selection=Selection.of(config),
+        witness=witness_of(rows),
         rows=rows.train.rows,
         ordering=ordering_of(config, rows.train.rows),
         cutter=cutter_of(config, layout),

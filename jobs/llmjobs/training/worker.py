@@ -24,6 +24,8 @@ from llmjobs.logs import configure_logging
 from llmjobs.rendering import load_tokenizer
 from llmjobs.training.data.splits import load_split
 from llmjobs.training.data.tokenisation import Tokenised, TrainingRows
+from llmjobs.training.publication import attempts
+from llmjobs.training.publication.provenance import devices_of
 from llmjobs.training.sharding import Layout, layout_for, usable_cores, visible_gpus
 from llmjobs.training.state.checkpoints import Checkpoint, CheckpointStore
 from llmjobs.training.stopping import INTERRUPTED, StopSignal, die_with_parent, leave
@@ -115,7 +117,7 @@ def work(assignment: Assignment, stop: StopSignal) -> None:
     step = checkpoint.step if checkpoint else 0
     if checkpoint:
         store.go_on_from(checkpoint)
-    reporter = _Reporter(assignment, folder, after_step=step) if rank.index == 0 else None
+    reporter = _Reporter(assignment, folder, layout, after_step=step) if rank.index == 0 else None
     if not (checkpoint and checkpoint.finished):
         with _ending_told(reporter), _memory_errors_named(config, layout):
             base = load_base(assignment.model_path, config.model, config.quantisation, device=device)
@@ -230,13 +232,20 @@ def _choosing(config: TrainConfig) -> list[Any]:
 class _Reporter:
     """What only the first process keeps: curves, MLflow, the outcome."""
 
-    def __init__(self, assignment: Assignment, folder: Path, *, after_step: int) -> None:
+    def __init__(self, assignment: Assignment, folder: Path, layout: Layout, *, after_step: int) -> None:
         from llmjobs.training.curves import Curves
         from llmjobs.training.tracking import Tracking
 
         config = assignment.config
         self._folder = folder
         self.notes: list[str] = []
+        attempt = attempts.Attempt(
+            began_at=attempts.now(),
+            from_step=after_step,
+            layout=layout.checkpoint_layout(),
+            devices=devices_of(layout),
+        )
+        attempts.begin(folder, attempt, sign_of_life=folder / CURVES)
         self.curves = Curves(folder / CURVES, after_step=after_step)
         recipe = config.recipe()
         self.tracking = Tracking(

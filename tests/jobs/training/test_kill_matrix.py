@@ -38,8 +38,8 @@ THIRTY: list[Kill] = [
     *SIX,
     (TERM, "tokenising", 1, 1), (TERM, "building", 1, 1), (TERM, "training", 1, 1), (TERM, "training", 7, 1),
     (TERM, "step end", 12, 1), (TWICE, "validation", 3, 1), (TERM, "saving", 1, 1), (TWICE, "random numbers", 2, 1),
-    (TERM, "manifest", 3, 1), (TERM, "pruning", 1, 1), (TERM, "outcome", 1, 1), (TERM, "assembling", 1, 1),
-    (KILL, "tokenising", 1, 1), (KILL, "loading", 1, 1), (KILL, "saving", 2, 2), (KILL, "step end", 3, 1),
+    (TERM, "manifest", 3, 1), (TERM, "pruning", 1, 1), (TERM, "self-test", 1, 1), (TERM, "assembling", 1, 1),
+    (KILL, "tokenising", 1, 1), (KILL, "loading", 1, 1), (KILL, "saving", 2, 2), (KILL, "self-test", 1, 1),
     (KILL, "validation", 3, 1), (KILL, "random numbers", 2, 1), (KILL, "pruning", 2, 1), (KILL, "outcome", 1, 1),
     (TERM, "loading", 1, 2), (TERM, "validation", 2, 2), (TERM, "saving", 2, 2), (KILL, "training", 6, 2),
 ]  # fmt: skip

@@ -44,6 +44,7 @@ CALLS = {
     "pruning": ("llmjobs.training.state.checkpoints", "CheckpointStore.keep"),
     "outcome": ("llmjobs.training.worker", "_Reporter.finish"),
     "assembling": ("llmjobs.training.train", "assemble"),
+    "self-test": ("llmjobs.training.publication.self_test", "loss_on"),
     "publishing": ("llmjobs.lake", "Lake.publish"),
 }
 """Phase -> the function before which the signal comes."""

@@ -57,7 +57,7 @@ def score_rows(
     for start in range(0, len(by_length), micro_batch_size):
         batch = by_length[start : start + micro_batch_size]
         with torch.inference_mode(), same_precision_as_training(model, device):
-            scores |= _score_batch(model, batch, padded(batch, pad_token_id=pad_token_id, device=device))
+            scores |= score_batch(model, batch, padded(batch, pad_token_id=pad_token_id, device=device))
     return [scores[row.row_id] for row in rows]
 
 
@@ -70,7 +70,8 @@ def same_precision_as_training(model: Any, device: str) -> Any:
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
 
 
-def _score_batch(model: Any, rows: list[TokenRow], inputs: dict[str, Any]) -> dict[str, RowScore]:
+def score_batch(model: Any, rows: list[TokenRow], inputs: dict[str, Any]) -> dict[str, RowScore]:
+    """Score the rows of one padded batch under a model in evaluation mode; return them by row id."""
     import torch
 
     targets, columns = answer_columns(inputs.pop("labels"))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from trl import SFTTrainer  # noqa: TID253  (only the training processes import this module)
 
 from llmjobs.training.data.ordering import Ordering
+from llmjobs.training.publication.witness import WITNESS, Witness, loss_on
 from llmjobs.training.state import training_state
 from llmjobs.training.state.checkpoints import CheckpointStore
 from llmjobs.training.state.selection import Selection
@@ -23,6 +24,7 @@ class ResumableTrainer(SFTTrainer):
         store: Where checkpoints go.
         keep_last: How many of them stay.
         selection: Which of them is published, and when the run ends early.
+        witness: The rows whose loss goes into each checkpoint that may be published.
         options: As `SFTTrainer`.
 
     Attributes:
@@ -31,12 +33,15 @@ class ResumableTrainer(SFTTrainer):
 
     ordering: Ordering
 
-    def __init__(self, *, store: CheckpointStore, keep_last: int, selection: Selection, **options: Any) -> None:
+    def __init__(
+        self, *, store: CheckpointStore, keep_last: int, selection: Selection, witness: Witness, **options: Any
+    ) -> None:
         """Build the trainer; the adapter's weights are drawn here, from the configured seed."""
         super().__init__(**options)
         self._store = store
         self._keep_last = keep_last
         self._selection = selection
+        self._witness = witness
         self._saving = False
 
     @property
@@ -59,16 +64,27 @@ class ResumableTrainer(SFTTrainer):
             super()._save_checkpoint(model, trial)
         finally:
             self._saving = False
+        loss = self._witnessed()
         self.accelerator.wait_for_everyone()
         if first:
-            self._publish()
+            self._publish(loss)
         self.accelerator.wait_for_everyone()
 
-    def _publish(self) -> None:
+    def _witnessed(self) -> float | None:
+        """Return the loss that the adapter of this step must reproduce, None where it will not be published."""
+        best = self._selection.best_step(self.state.log_history)
+        if not self.finished and best != self.state.global_step:
+            return None
+        return loss_on(self.model, self._witness.rows, str(self.args.device))
+
+    def _publish(self, loss: float | None) -> None:
         step = self.state.global_step
         written = self._store.saving / f"checkpoint-{step}"
         # The trainer pickles its arguments; nothing of ours reads them and nobody should have to trust them.
         (written / "training_args.bin").unlink(missing_ok=True)
+        if loss is not None:
+            told = self._witness.model_copy(update={"loss": loss})
+            (written / WITNESS).write_text(told.model_dump_json(), encoding="utf-8")
         best = self._selection.best_step(self.state.log_history)
         self._store.publish(
             written,
