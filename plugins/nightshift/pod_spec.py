@@ -131,13 +131,14 @@ def job_environment(
     cpus: float,
     connection: str | None = None,
     secret_variables: Iterable[str] = (),
+    *,
     image: str | None = None,
 ) -> list[k8s.V1EnvVar]:
     """Return a job's variables: its config, whose run it is, and references to where things are.
 
     Connections are references to a Secret, so that no pod, log or Airflow table holds one. The credentials of a
     config's `connection` are its key `storage_key`, further variables with secrets are keys of their own names: a pod
-    that lacks one never starts, and the failure names the key.
+    that lacks one never starts, and the failure names the key. The image is told so that a manifest can name it.
     """
     plain = {
         environment.CONFIG: config_json,

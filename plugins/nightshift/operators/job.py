@@ -157,7 +157,7 @@ class JobOperator(KubernetesPodOperator):
             self.cpus,
             self._connection,
             self.config.secret_variables,
-            self.image,
+            image=self.image,
         )
         ours = {variable.name for variable in variables}
         given = (
