@@ -1,8 +1,8 @@
 """Whether vLLM can serve an adapter, from its files alone. Pure: no torch.
 
-The rules are those of `lora/peft_helper.py`, `lora/utils.py` and `config/lora.py` as known in 2026; no vLLM was run. An adapter
-that breaks one can still be merged or served otherwise, so a break is a note; only names that nothing can read are
-refused.
+The rules are those of `lora/peft_helper.py`, `lora/utils.py` and `config/lora.py` as known in 2026; no vLLM was run. An
+adapter that breaks one can still be merged or served otherwise, so a break is a note; only names that nothing can read
+are refused.
 """
 
 from __future__ import annotations
