@@ -25,7 +25,7 @@ from llmjobs.models import ResolvedModel, resolve_model
 from llmjobs.training.adapter_files import WEIGHTS, check_weights
 from llmjobs.training.data.rows import dataset_version
 from llmjobs.training.identity import ADAPTERS, AdapterIdentity, champion_version
-from llmjobs.training.publication.provenance import base_files, machine_of, package_versions
+from llmjobs.training.publication.provenance import base_files, computed_on, package_versions
 from llmjobs.training.stopping import StopSignal
 from llmjobs.training.train import trained
 from llmjobs.training.worker import layout_here
@@ -124,7 +124,7 @@ def differences_of(manifest: Manifest, config: TrainConfig, base: ResolvedModel)
     then = {"base_revision": inputs["base_revision"], **_flat("base", inputs["base_files"])}
     now = {"base_revision": base.revision, **_flat("base", base_files(Path(base.path)))}
     then |= {**_flat("package", inputs["packages"]), **_flat("machine", inputs["machine"])}
-    now |= {**_flat("package", package_versions()), **_flat("machine", machine_of(layout_here(config)))}
+    now |= {**_flat("package", package_versions()), **_flat("machine", computed_on(layout_here(config)))}
     changed = [
         f"{key} is {now.get(key, 'absent')}, was {then.get(key, 'absent')}"
         for key in sorted(then.keys() | now.keys())

@@ -33,7 +33,7 @@ from llmjobs.training.curves import read_curves
 from llmjobs.training.identity import ADAPTERS, AdapterIdentity, identify
 from llmjobs.training.live import say_what_is_trained
 from llmjobs.training.publication import attempts
-from llmjobs.training.publication.provenance import base_files, machine_of, package_versions
+from llmjobs.training.publication.provenance import base_files, computed_on, package_versions
 from llmjobs.training.publication.self_test import SelfTest, self_test
 from llmjobs.training.sharding import Layout, wait_without_spinning
 from llmjobs.training.state.checkpoints import Checkpoint, CheckpointStore, changes_of
@@ -184,7 +184,7 @@ def _inputs(
     adapter: AdapterIdentity, base: ResolvedModel, run: TrainedRun, tries: list[attempts.Attempt]
 ) -> dict[str, Any]:
     """Return everything that a rerun needs (`llmjobs.training.rerun`)."""
-    config, machine = adapter.config, machine_of(run.layout)
+    config, machine = adapter.config, computed_on(run.layout)
     return {
         "dataset": config.dataset,
         "dataset_version": config.dataset_version,

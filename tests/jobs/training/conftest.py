@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,29 @@ def _as_of_today(row: dict[str, Any], *, rank: int) -> dict[str, Any]:
 def published() -> Any:
     """`publish_tickets`, for tests of other files."""
     return publish_tickets
+
+
+@contextmanager
+def offline_lake(folder: Path, *, train: range, test: range) -> Iterator[Path]:
+    """A lake with one dataset version, found by every job of a module; no GPU, no hub, no MLflow.
+
+    A job takes over SIGTERM; afterwards it is as before.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(LAKE_URL, f"file://{folder / 'lake'}")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.delenv(MLFLOW_URL, raising=False)
+        publish_tickets(Lake.from_environment(), folder / "dataset", train=train, test=test)
+        handler = signal.getsignal(signal.SIGTERM)
+        yield folder
+        signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="session")
+def offline() -> Any:
+    """`offline_lake`, for the worlds of other files."""
+    return offline_lake
 
 
 @pytest.fixture

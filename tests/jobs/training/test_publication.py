@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmjobs.contracts.environment import LAKE_URL, MLFLOW_URL
+from llmjobs.contracts.environment import LAKE_URL
 from llmjobs.contracts.errors import BadConfig, BadData, JobError
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.contracts.training_results import TrainResult
@@ -33,18 +32,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, published: Any) -> Iterator[Path]:
+def world(tmp_path_factory: pytest.TempPathFactory, offline: Any) -> Iterator[Path]:
     """A lake with one dataset version."""
-    folder = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(LAKE_URL, f"file://{folder / 'lake'}")
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.delenv(MLFLOW_URL, raising=False)
-        published(Lake.from_environment(), folder / "dataset", train=range(100, 140), test=range(140, 148))
-        handler = signal.getsignal(signal.SIGTERM)
+    with offline(tmp_path_factory.mktemp("world"), train=range(100, 140), test=range(140, 148)) as folder:
         yield folder
-        signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="module")

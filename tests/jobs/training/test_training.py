@@ -41,18 +41,10 @@ STEPS = 60
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, published: Any) -> Iterator[Path]:
+def world(tmp_path_factory: pytest.TempPathFactory, offline: Any) -> Iterator[Path]:
     """A lake with one dataset version, found by every job of this module."""
-    folder = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(LAKE_URL, f"file://{folder / 'lake'}")
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.delenv(MLFLOW_URL, raising=False)
-        published(Lake.from_environment(), folder / "dataset", train=range(100, 148), test=range(140, 164))
-        handler = signal.getsignal(signal.SIGTERM)
+    with offline(tmp_path_factory.mktemp("world"), train=range(100, 148), test=range(140, 164)) as folder:
         yield folder
-        signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="module")

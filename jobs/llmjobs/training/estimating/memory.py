@@ -168,7 +168,7 @@ def _states(
     return parts | {"optimiser": state}, 0
 
 
-def layer_bytes_a_token(
+def _layer_bytes_a_token(
     config: TrainConfig, shape: ModelShape, length: int, *, on_gpu: bool, bf16: bool = True
 ) -> float:
     """Return what one decoder layer keeps of each token for the backward pass."""
@@ -193,7 +193,7 @@ def layer_bytes_a_token(
 def _activations(
     config: TrainConfig, shape: ModelShape, tokens: int, length: int, *, on_gpu: bool, bf16: bool
 ) -> dict[str, int]:
-    layer = layer_bytes_a_token(config, shape, length, on_gpu=on_gpu, bf16=bf16)
+    layer = _layer_bytes_a_token(config, shape, length, on_gpu=on_gpu, bf16=bf16)
     chosen = config.train.activation_checkpointing
     recomputed = on_gpu if chosen is None else chosen
     stream = shape.hidden * _width(bf16)

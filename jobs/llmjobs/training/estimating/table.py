@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from llmjobs.contracts.training_results import EstimateResult, StrategyEstimate
+from llmjobs.training.estimating.machine import GIB
 
-_GIB = 2**30
 _FITS = {True: "yes", False: "no", None: "not known"}
 
 
@@ -30,7 +30,7 @@ def _memory(result: EstimateResult) -> str:
     ]
     if any(one.host for one in shown):
         lines.append(_row(["main memory of what is offloaded", *(_gib(one.host) for one in shown)]))
-    room = "" if result.room_bytes is None else f" into {result.room_bytes / _GIB:.1f} GiB"
+    room = "" if result.room_bytes is None else f" into {result.room_bytes / GIB:.1f} GiB"
     lines.append(_row([f"fits{room}", *(_fits(one) for one in shown)]))
     return "\n".join(lines)
 
@@ -61,7 +61,7 @@ def _bill(result: EstimateResult) -> str:
 
 
 def _gib(size: int) -> str:
-    return f"{size / _GIB:.2f}"
+    return f"{size / GIB:.2f}"
 
 
 def _row(cells: list[str]) -> str:

@@ -28,7 +28,7 @@ def devices_of(layout: Layout) -> list[str]:
     return [(layout.on_gpu and gpu_here()) or "cpu"] * layout.batching.processes
 
 
-def machine_of(layout: Layout) -> dict[str, Any]:
+def computed_on(layout: Layout) -> dict[str, Any]:
     """Return what computes here: devices, processor, threads of each process, and on a GPU its driver and CUDA."""
     return {
         "devices": devices_of(layout),
