@@ -389,6 +389,7 @@ class RefreshResult(JobResult):
         changed: Whether the index differs from what it was before this run.
         active: Whether this generation answers questions now.
         documents: Documents that the index holds.
+        documents_moved: Of those added and deleted: the same content under another key.
         documents_refused: Not indexable (see `refused`); what the index held of them stays, and they are tried again
             as the config's `retry` says.
         documents_deferred: Left to another run that was there first, or gone since the plan.
@@ -428,6 +429,7 @@ class RefreshResult(JobResult):
     vector_index: Literal["none", "kept", "built", "rebuilt"]
     embedder: str
     dimensions: int
+    documents_moved: int = 0
     documents_waiting: int = 0
     documents_quarantined: int = 0
     tokens_embedded: int = 0
@@ -450,7 +452,10 @@ class MeasureResult(RefreshResult):
         index_bytes: Their HNSW index.
         chunk_bytes: Chunks of all generations, with their indexes.
         cache_bytes: The cache of vectors, of all indexes.
+        growth_bytes: By how much vectors and their index grew since the run that made this version; None where this
+            run made it. Identical refreshes leave them as they are.
         mlflow_run_url: The run with these figures; empty where MLflow was not reached, as `mlflow_note` says.
+        report_url: The report, a web page: of this run, or of the last one that had something to tell.
     """
 
     recall: float | None
@@ -462,5 +467,7 @@ class MeasureResult(RefreshResult):
     index_bytes: int
     chunk_bytes: int
     cache_bytes: int
+    growth_bytes: int | None = None
     mlflow_run_url: str = ""
     mlflow_note: str = ""
+    report_url: str = ""

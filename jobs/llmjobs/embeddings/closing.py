@@ -10,6 +10,7 @@ from typing import Any
 from llmjobs.contracts.embeddings import FinaliseConfig, RefreshResult
 from llmjobs.contracts.errors import BadConfig
 from llmjobs.database.connection import Connection
+from llmjobs.embeddings.changes import keep_changes
 from llmjobs.embeddings.failures import failure_counts, refused_of, settle_failures
 from llmjobs.embeddings.gates import Gate
 from llmjobs.embeddings.generations import (
@@ -123,8 +124,10 @@ def close(connection: Connection, config: FinaliseConfig, done: Done) -> Refresh
         shown = wanted if swapped or answering is None else answering
         quiet = not (staged or touched or swapped)
         result = _result(connection, config, this, shown, counts, quiet=quiet)
+        moved = keep_changes(connection, this.run_id, shown.generation_id) if touched else 0
         result = result.model_copy(
             update={
+                "documents_moved": moved,
                 **_beside(connection, wanted, shown),
                 "changed": result.changed or swapped,
                 "held_back": [gate.sentence for gate in gates or [] if not gate.passed],

@@ -1,7 +1,7 @@
 """What a refreshed index is worth, measured after each refresh: recall, sound tables, lag, cache hits, tokens, sizes.
 
-A night that changed nothing measures nothing but lag and sizes. What is wrong fails the task with a sentence after the
-documents are published, so nobody is told of a new version of an index that lost its quality.
+A night that changed nothing measures nothing but lag and sizes. A report tells it all. What is wrong fails the task
+with a sentence after the documents are published, so nobody is told of a new version of an index that lost its quality.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass
 
 from psycopg import sql
 
-from llmjobs.contracts.embeddings import MeasureConfig, MeasureResult
+from llmjobs.contracts.embeddings import MeasureConfig, MeasureResult, RefreshResult
 from llmjobs.contracts.environment import Identity
 from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.database.connection import Connection, connect
 from llmjobs.embeddings.generations import Generation, generation
 from llmjobs.embeddings.recall import measured_recall
-from llmjobs.embeddings.runs import finished_result
+from llmjobs.embeddings.report.publication import publish_report
+from llmjobs.embeddings.runs import finished_result, last_measured, note_measured
 from llmjobs.embeddings.table_checks import check_tables
+from llmjobs.lake import Lake
 from llmjobs.mlflow_server import Reached, reach
 from llmjobs.results import main
 
@@ -46,14 +48,15 @@ class Sizes:
 def run(config: MeasureConfig) -> MeasureResult:
     """Measure the index in the database of ``LLMJOBS_DATABASE_URL``."""
     with connect() as connection:
-        result = measure(connection, config)
-    found = mirrored(result)
-    problems = found.broken + _limits_passed(found, config)
+        found = mirrored(measure(connection, config))
+        problems = found.broken + _limits_passed(found, config)
+        url = publish_report(connection, Lake.from_environment(), config, found, problems)
     if problems:
         raise BadData(
-            f"{config.name}: {'; '.join(problems)}. The documents are published, the version is not announced"
+            f"{config.name}: {'; '.join(problems)}. The documents are published, the version is not announced; "
+            f"report: {url}"
         )
-    return found
+    return found.model_copy(update={"report_url": url})
 
 
 def measure(connection: Connection, config: MeasureConfig) -> MeasureResult:
@@ -72,6 +75,11 @@ def measure(connection: Connection, config: MeasureConfig) -> MeasureResult:
     recall = measured_recall(connection, target, config.watch.queries) if looked else None
     verdict = check_tables(connection, target) if looked else None
     new = refreshed.texts_embedded + refreshed.texts_cached
+    sizes = _sizes(connection, target)
+    growth = _growth(connection, target, refreshed, sizes)
+    if looked:
+        figures = {**asdict(sizes), "recall": recall.value if recall else None}
+        note_measured(connection, config.run_id, figures)
     return MeasureResult(
         **refreshed.model_dump(),
         recall=recall.value if recall else None,
@@ -79,7 +87,8 @@ def measure(connection: Connection, config: MeasureConfig) -> MeasureResult:
         broken=verdict.broken if verdict else [],
         lag_hours=_lag_hours(connection, target),
         cache_hit_share=refreshed.texts_cached / new if new else None,
-        **asdict(_sizes(connection, target)),
+        growth_bytes=growth,
+        **asdict(sizes),
     )
 
 
@@ -117,6 +126,15 @@ def _sizes(connection: Connection, target: Generation) -> Sizes:
     ).fetchone()
     assert row is not None
     return Sizes(*(int(size) for size in row))
+
+
+def _growth(connection: Connection, target: Generation, refreshed: RefreshResult, now: Sizes) -> int | None:
+    """Return by how many bytes vectors and index grew since the last measured run, where its version is this one's."""
+    last = last_measured(connection, target.index_id, refreshed.run_id)
+    this = refreshed.version, target.generation_id
+    if last is None or (last[0]["version"], last[0]["generation_id"]) != this:
+        return None
+    return now.vector_bytes + now.index_bytes - int(last[1]["vector_bytes"]) - int(last[1]["index_bytes"])
 
 
 def _limits_passed(result: MeasureResult, config: MeasureConfig) -> list[str]:

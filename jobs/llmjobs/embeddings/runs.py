@@ -78,6 +78,23 @@ def last_result(connection: Connection, index_id: int) -> dict[str, Any] | None:
     return row[0] if row else None
 
 
+def note_measured(connection: Connection, run_id: int, figures: dict[str, Any]) -> None:
+    """Keep what was measured after a run that changed the index."""
+    connection.execute("update refresh_run set measured = %s where run_id = %s", [Jsonb(figures), run_id])
+
+
+def last_measured(connection: Connection, index_id: int, before: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return what was kept of the last measured run before the run `before`: its result, and what was measured."""
+    row = connection.execute(
+        """
+        select result, measured from refresh_run
+        where index_id = %s and run_id < %s and measured is not null order by run_id desc limit 1
+        """,
+        [index_id, before],
+    ).fetchone()
+    return (row[0], row[1]) if row else None
+
+
 _ELSEWHERE = {"name", "run_id", "refused"}
 
 _NOTHING: dict[str, Any] = {

@@ -11,7 +11,7 @@ PREFIX = "/nightshift"
 LIVE = f"{PREFIX}/training/?dag_id={{DAG_ID}}&run_id={{RUN_ID}}&task_id={{TASK_ID}}&map_index={{MAP_INDEX}}"
 """The page of a training task; Airflow's web page fills the braces, and leaves the last one where nothing is mapped."""
 
-KINDS = ("audits", "datasets", "adapters", "evaluations", "sweeps", "training_audits")
+KINDS = ("audits", "datasets", "adapters", "evaluations", "sweeps", "training_audits", "refreshes")
 """Folders of the lake whose published versions have something to read."""
 
 _VERSIONED_FILE = re.compile(rf"(?:^|/)((?:{'|'.join(KINDS)})/[^/]+/versions/[^/]+/.+)$")

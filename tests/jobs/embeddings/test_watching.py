@@ -136,6 +136,7 @@ def test_broken_tables_fail_the_task_with_what_is_wrong(
 ) -> None:
     connection.execute(BREAKS["wrong_norms"].format(id=generation.generation_id).encode())
     monkeypatch.setenv("LLMJOBS_DATABASE_URL", night.url)
+    monkeypatch.setenv("LLMJOBS_LAKE_URL", night.lake.url)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(BadData, match="notes: 24 vectors that are no unit vectors"):
         run(MeasureConfig.model_validate(night.config.model_dump() | {"run_id": 1}))

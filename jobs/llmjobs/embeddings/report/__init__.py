@@ -1,0 +1,1 @@
+"""The report of a refresh: what is read for it, how it is drawn, and the page."""
