@@ -10,7 +10,8 @@ Each night the documents of one index are compared with the database by content 
    the result of *finalise*.
 3. **finalise**: looks after the HNSW index, lets a new generation answer (model or chunks changed), counts.
 4. **measure**: compares the vector index with an exact search, judges the tables with Great Expectations, writes
-   recall, lag, cache hits, tokens and sizes to MLflow. What is wrong fails here, with a sentence.
+   recall, lag, cache hits, tokens and sizes to MLflow, and the report that its button *Report* opens. What is wrong
+   fails here, with a sentence.
 5. **announce**: tells Airflow about a version of the index that it does not know yet.
 
 Killed anywhere, the next try or the next night goes on, without duplicates and without paying twice. Ask the index with
@@ -119,6 +120,8 @@ def refresh_embeddings(name: str, config: RefreshConfig) -> DAG:
         measure = JobOperator(
             task_id="measure",
             task_display_name="Recall, tables and sizes",
+            doc_md="The report of the refresh opens from the button of this task, once it has ended; where nothing "
+            "changed it is that of the last refresh that had something to tell.",
             module="llmjobs.embeddings.measure",
             config=MeasureConfig(**config.model_dump()),
             overrides={"run_id": "{{ ti.xcom_pull(task_ids='plan')['run_id'] }}"},

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from embedded.api import segment
+from embedded.api import fetch, segment
 from embedded.home import REPOSITORY
 from tests.fixtures.runs import Runs
 
@@ -62,6 +62,16 @@ def test_the_shards_that_the_plan_dealt_were_mapped(runs: Runs, first: str) -> N
     plan: dict[str, Any] = runs.result(REFRESH, first, "plan")
     assert shards(runs, first) == ["success"] * len(plan["shards"])
     assert sum(shard["documents"] for shard in plan["shards"]) == plan["documents_added"]
+
+
+def test_the_measuring_task_leads_to_the_report(runs: Runs, first: str, unchanged: str) -> None:
+    page = runs.links(REFRESH, first, "measure")["Report"]
+    assert page.startswith("/nightshift/reports/refreshes/guide/versions/")
+    # The night after changed nothing: it leads to the same page.
+    assert runs.links(REFRESH, unchanged, "measure")["Report"] == page
+    status, body = fetch("GET", f"{runs.api.base_url}{page}", None, {"Authorization": f"Bearer {runs.api.token()}"}, 60)
+    assert status == 200
+    assert f"the index holds {DOCUMENTS} documents" in body.decode()
 
 
 def test_the_version_is_announced_once(runs: Runs, first: str, announced: list[str]) -> None:

@@ -1,9 +1,9 @@
 """What a refresh costs beside the model, and how fast the model is.
 
-The first figures take a model that needs no time, so that what is left is our own work; 1,000 documents of six
-paragraphs each. With ``NIGHTSHIFT_FULL=1`` an unchanged night of 100,000 documents is timed too, and what only means
-something on a quiet machine is judged. The encoder is measured against sentence-transformers' default call on the same
-texts.
+The first figures take a model that needs no time, so that what is left is our own work (beside peers:
+`embedding_peers`); 1,000 documents of six paragraphs each. With ``NIGHTSHIFT_FULL=1`` an unchanged night of 100,000
+documents is timed too, and what only means something on a quiet machine is judged. The encoder is measured against
+sentence-transformers' default call on the same texts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llmjobs.database.migrate import migrate
 from llmjobs.embeddings import finalise
 from llmjobs.embeddings.model import Encoder, SentenceModel, Vectors
 from llmjobs.lake import Lake
-from tests.benchmarks.figures import Figure, Skipped, report
+from tests.benchmarks.figures import Figure, report
 from tests.fixtures.postgres import new_server
 from tests.jobs.embeddings.night import CountingModel, Night
 
@@ -53,13 +53,13 @@ class InstantModel(CountingModel):
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 
-def measure() -> list[Figure | Skipped]:
+def measure() -> list[Figure]:
     """Measure the refresh, then the encoder."""
     with server() as url, tempfile.TemporaryDirectory() as folder:
         return [*refresh_figures(url, Path(folder)), *encoder_figures()]
 
 
-def refresh_figures(url: str, folder: Path) -> Iterator[Figure | Skipped]:
+def refresh_figures(url: str, folder: Path) -> Iterator[Figure]:
     """Yield the figures of an initial load, of unchanged nights and of one in which 1% of the documents changed."""
     night = new_night(url, folder, "bench")
     chance = random.Random(7)
@@ -76,9 +76,6 @@ def refresh_figures(url: str, folder: Path) -> Iterator[Figure | Skipped]:
         metric = "texts encoded when 1% of the documents got one edit each, beyond those needed"
         yield Figure("embeddings", metric, len(night.model.encoded) - DOCUMENTS // 100, "texts", target=0)
         yield from slope_figures(url, folder, connection)
-    yield Skipped(
-        "embeddings", "initial load", "the peers' environments come with the embeddings' own issue", "cocoindex"
-    )
 
 
 def new_night(url: str, folder: Path, name: str) -> Night:

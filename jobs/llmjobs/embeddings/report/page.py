@@ -10,7 +10,7 @@ from llmjobs.embeddings.changes import Change
 from llmjobs.embeddings.report import timeline
 from llmjobs.embeddings.report.facts import Facts, hidden
 from llmjobs.embeddings.report.verdict import checks, verdict
-from llmjobs.embeddings.report.words import count, duration, many, moment, size
+from llmjobs.embeddings.report.words import count, duration, many, minute, moment, size
 from llmjobs.report_page import write_page
 
 _NAME_CHARACTERS = 160
@@ -78,6 +78,7 @@ def write_report(path: Path, facts: Facts) -> None:
         count=count,
         duration=duration,
         many=many,
+        minute=minute,
         moment=moment,
         size=size,
     )

@@ -84,8 +84,10 @@ def _trouble(result: MeasureResult) -> list[str]:
 def _beside(result: MeasureResult) -> list[str]:
     if not result.next_generation_id:
         return []
-    holds = f"Generation {result.next_generation_id} is filled beside and holds {result.next_documents:,}"
-    return [f"{holds}: {'; '.join(result.held_back)}" if result.held_back else holds]
+    beside = f"Generation {result.next_generation_id} is filled beside it"
+    if result.held_back:
+        return [f"{beside} and does not answer yet: {'; '.join(result.held_back)}"]
+    return [f"{beside} and holds {many(result.next_documents, 'document')}"]
 
 
 def checks(facts: Facts) -> list[Check]:
@@ -121,10 +123,10 @@ def _recall(result: MeasureResult, least: float, *, looked: bool) -> str:
 def _lag(facts: Facts) -> Check:
     most = facts.config.watch.max_lag_hours
     oldest = min((one.first_failed_at for one in facts.failing), default=None)
-    hours = (facts.finished_at - oldest).total_seconds() / 3600 if oldest else 0.0
+    hours = max((facts.finished_at - oldest).total_seconds(), 0.0) / 3600 if oldest else 0.0
     found = f"the oldest document that fails has done so for {hours:.1f} hours" if oldest else "no document fails"
     asked = f"at most {most:g} are allowed" if most is not None else "no limit is set"
-    return Check("Lag", most is None or facts.result.lag_hours <= most, f"{found}; {asked}")
+    return Check("Lag", None if most is None else facts.result.lag_hours <= most, f"{found}; {asked}")
 
 
 def _gates(facts: Facts) -> list[Check]:

@@ -34,6 +34,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def minute(when: datetime) -> str:
+    """Return a time in UTC, to the minute, where a heading says so."""
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
 def moment(when: datetime) -> str:
     """Return a time in UTC, to the minute."""
-    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{minute(when)} UTC"
