@@ -48,13 +48,26 @@ def keep_changes(connection: Connection, run_id: int, generation_id: int) -> int
             from refresh_plan where run_id = %(run)s and generation_id = %(generation)s and outcome = 'published'
         ), placed as (
             select *, row_number() over (partition by operation, content order by source, key) as place from done
+            where operation <> 'change'
+        ), paired as (
+            -- Grouped, not joined: nothing is known of these rows, and a first load of 100,000 would meet itself.
+            select min(source) filter (where operation = 'add') as source,
+                min(key) filter (where operation = 'add') as key,
+                min(source) filter (where operation = 'delete') as old_source,
+                min(key) filter (where operation = 'delete') as old_key,
+                sum(chunks_added) as chunks_added, sum(chunks_changed) as chunks_changed,
+                sum(chunks_deleted) as chunks_deleted
+            from placed group by content, place
         ), told as (
-            select case when o.key is null then n.operation else 'move' end as operation, n.source, n.key,
-                coalesce(o.source, '') as old_source, coalesce(o.key, '') as old_key,
-                n.chunks_added, n.chunks_changed, n.chunks_deleted
-            from placed n left join placed o
-                on o.content = n.content and o.operation <> n.operation and o.place = n.place
-            where n.operation <> 'delete' or o.key is null
+            select operation, source, key, '' as old_source, '' as old_key, chunks_added, chunks_changed, chunks_deleted
+            from done where operation = 'change'
+            union all
+            select case when old_key is null then 'add' when key is null then 'delete' else 'move' end,
+                coalesce(source, old_source), coalesce(key, old_key),
+                case when key is null then '' else coalesce(old_source, '') end,
+                case when key is null then '' else coalesce(old_key, '') end,
+                chunks_added, chunks_changed, chunks_deleted
+            from paired
         ), kept as (
             insert into refresh_change
             select %(run)s, operation, source, key, old_source, old_key, chunks_added, chunks_changed, chunks_deleted
