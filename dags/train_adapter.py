@@ -16,6 +16,8 @@ the data did not change.
 6. **promote**: `champion` moves only if the candidate beats both. The sentence has the numbers. With
    `evaluate.approval` a person is asked first (*Required Actions* in the menu).
 7. **champion**, **announce**: tells Airflow about a champion that it does not know yet.
+8. **export**, where the config names `export.formats`: the champion as merged safetensors or GGUF, each measured on
+   held-out rows before it is kept.
 
 The form starts a run by hand: another dataset version or recipe, or an older adapter that is to be champion again.
 
@@ -86,6 +88,14 @@ def champion(plan: Any, promotion: Any) -> dict[str, Any]:
     if not plan["champion_version"]:
         raise AirflowSkipException(f"adapter {plan['name']} has no champion yet")
     return {"name": plan["name"], "version": plan["champion_version"]}
+
+
+@task(task_display_name="Is it the champion?")
+def promoted(promotion: Any) -> str:
+    """Return why the adapter is exported; skip the export of one that is not the champion."""
+    if not promotion["promoted"]:
+        raise AirflowSkipException(f"not exported: {promotion['sentence']}")
+    return str(promotion["sentence"])
 
 
 def schedule_of(config: TrainConfig) -> Any:
@@ -185,6 +195,15 @@ def promote_task(config: TrainConfig, pinned: dict[str, str], evaluate: JobOpera
     return promote
 
 
+def export_task(config: TrainConfig, pinned: dict[str, str], promote: JobOperator) -> None:
+    """Add the task that exports a new champion, if the config asks for it; the announcement does not wait."""
+    if not config.export.formats:
+        return
+    doc = "Merged into the 16-bit base, loaded back, and measured on held-out rows; the figures are in the log."
+    export = job("export", "Export and measure again", config, 4, doc_md=doc, overrides=pinned, **heavy(config))
+    promoted(promote.output) >> export
+
+
 def train_adapter(name: str, config: TrainConfig) -> DAG:
     """Return the DAG of one adapter."""
     # What is measured and promoted: of a sweep the candidate that its comparison names.
@@ -214,6 +233,7 @@ def train_adapter(name: str, config: TrainConfig) -> DAG:
             evaluate = job("evaluate", title, chosen, 4, overrides=pinned, **heavy(config))
         with TaskGroup("promotion", prefix_group_id=False, group_display_name="Promote and announce"):
             promote = promote_task(chosen, pinned, evaluate)
+            export_task(chosen, pinned, promote)
             announce(adapter_asset(config.name), champion(plan.output, promote.output))
         needed(plan.output) >> audit >> bill(config, trains)
         trained >> evaluate

@@ -12,7 +12,7 @@ import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, CronTriggerTimetable
 from airflow.sdk.definitions.mappedoperator import MappedOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from llmjobs.contracts.training import TrainConfig
 from nightshift.assets import adapter_asset, dataset_asset, index_asset
@@ -229,6 +229,28 @@ def test_a_person_is_asked_before_a_training_beyond_its_limits(tmp_path: Path) -
     assert tasks["train"].trigger_rule == "none_failed_min_one_success"
     assert not tasks["approve_budget"].ignore_downstream_trigger_rules
     assert "limits.max_hours" in bag.dags[TRAIN].params
+
+
+def test_a_champion_is_exported_where_the_config_names_a_form(tmp_path: Path, bag: BundleDagBag) -> None:
+    assert not {"promoted", "export"} & bag.dags[TRAIN].task_dict.keys(), "nothing is exported unless it is asked for"
+    bundle = tmp_path / "dags"
+    shutil.copytree(Path(__file__).parents[2] / "dags", bundle, ignore=shutil.ignore_patterns("__pycache__"))
+    config = bundle / "configs/train_adapter/tickets.yaml"
+    config.write_text(config.read_text(encoding="utf-8") + "export:\n  formats: [gguf]\n", encoding="utf-8")
+    exporting = BundleDagBag(bundle_path=bundle, bundle_name="exporting", dag_folder=str(bundle / "train_adapter.py"))
+    assert exporting.import_errors == {}
+    tasks: Any = exporting.dags[TRAIN].task_dict
+    assert tasks["export"].upstream_task_ids == {"promoted"}
+    assert tasks["promoted"].upstream_task_ids == {"promote"}
+    # Skipped with what it hangs on: where nothing was decided, and where the adapter is not the champion.
+    assert {tasks[name].trigger_rule for name in ("promoted", "export")} == {"all_success"}
+    assert tasks["export"].pool == "training"
+    assert tasks["export"].overrides == tasks["promote"].overrides, "the adapter that was decided about"
+    assert "export" not in tasks["announce"].upstream_task_ids | tasks["champion"].upstream_task_ids
+    decide = tasks["promoted"].python_callable
+    assert decide({"promoted": True, "sentence": "better"}) == "better"
+    with pytest.raises(AirflowSkipException, match="not exported: not promoted: worse"):
+        decide({"promoted": False, "sentence": "not promoted: worse"})
 
 
 @pytest.mark.parametrize("dag", [TRAIN], indirect=True)

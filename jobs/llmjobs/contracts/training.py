@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from llmjobs.contracts.base import JobConfig, Strict, digest
+from llmjobs.contracts.exporting import Export
 from llmjobs.contracts.recipe import Checkpoint, Data, Dist, Lora, Model, Quantisation, Train
 
 SCHEMA = 2
@@ -201,6 +202,7 @@ class TrainConfig(JobConfig):
     sweep: Sweep | None = None
     resources: Resources = Resources()
     limits: Limits = Limits()
+    export: Export = Export()
     rollback_to: str = Field(
         default="", title="Roll back to", description="Adapter version to make champion again; nothing else happens"
     )

@@ -18,10 +18,13 @@ WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 RECIPE = "recipe.json"
 
-_TAKEN = (
-    WEIGHTS, SETTINGS, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt",
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt",
     "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
+"""Whatever of them a tokenizer has."""
+
+_TAKEN = (WEIGHTS, SETTINGS, *TOKENIZER_FILES)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmjobs.contracts.errors import BadData
+from llmjobs.contracts.manifest import Manifest
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
 from llmjobs.models import model_revision
@@ -73,6 +75,21 @@ def champion_version(lake: Lake, name: str) -> str:
     """Return the version that ``champion`` points at, or an empty string."""
     pointer = lake.pointer(ADAPTERS, name, CHAMPION)
     return pointer.version if pointer else ""
+
+
+def adapter_manifest(lake: Lake, name: str, version: str = "") -> Manifest:
+    """Return the manifest of an adapter; without a version of the champion.
+
+    Raises:
+        BadData: There is none.
+    """
+    wanted = version or champion_version(lake, name)
+    manifest = lake.manifest(ADAPTERS, name, wanted) if wanted else None
+    if manifest is None:
+        raise BadData(
+            f"{ADAPTERS}/{name}: there is no version {wanted or '(and no champion)'}; name one as NAME@VERSION"
+        )
+    return manifest
 
 
 def evaluation_version(lake: Lake, adapter: AdapterIdentity) -> str:

@@ -12,6 +12,7 @@ from llmjobs.contracts.training import TrainConfig
 from llmjobs.contracts.training_results import PlanResult
 from llmjobs.lake import Lake
 from llmjobs.results import main
+from llmjobs.training.exporting.versions import all_there
 from llmjobs.training.identity import (
     ADAPTERS,
     DECISIONS,
@@ -56,8 +57,11 @@ def run(config: TrainConfig) -> PlanResult:
     evaluated = is_champion or lake.manifest(EVALUATIONS, name, evaluation) is not None
     decided = is_champion or lake.manifest(DECISIONS, name, adapter.config.decision_version(evaluation)) is not None
     withdrawn = is_withdrawn(lake, name, version) if trained and not is_champion else ""
-    needed = not (trained and evaluated and decided) and not withdrawn
-    sentence = withdrawn or _sentence(trained=trained, evaluated=evaluated, decided=decided, is_champion=is_champion)
+    exported = not is_champion or all_there(lake, name, version, config.export)
+    needed = not (trained and evaluated and decided and exported) and not withdrawn
+    sentence = withdrawn or _sentence(
+        trained=trained, evaluated=evaluated, decided=decided, is_champion=is_champion, exported=exported
+    )
     part = f", the best of a sweep, on {adapter.config.data.fraction:g} of" if swept else " on"
     sentence = f"adapter {name}, version {version}{part} dataset version {adapter.config.dataset_version}: {sentence}"
     logger.info(sentence)
@@ -125,7 +129,9 @@ def _sweep_to_do(lake: Lake, sweep: SweepIdentity) -> PlanResult:
     )
 
 
-def _sentence(*, trained: bool, evaluated: bool, decided: bool, is_champion: bool) -> str:
+def _sentence(*, trained: bool, evaluated: bool, decided: bool, is_champion: bool, exported: bool) -> str:
+    if not exported:
+        return "it is the champion; to be exported"
     if is_champion:
         return "it is the champion, so there is nothing to do"
     if trained and evaluated and decided:

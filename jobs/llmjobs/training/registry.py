@@ -43,6 +43,25 @@ def mirror(lake: Lake, name: str, versions: list[str]) -> tuple[str, str]:
         return "", why
 
 
+def tag(lake: Lake, name: str, version: str, tags: dict[str, str]) -> str:
+    """Put tags on an adapter's version in the registry, registering it where it is not; best effort.
+
+    Returns:
+        One sentence when MLflow did not take them (else empty).
+    """
+    mlflow, why = reach()
+    if mlflow is None:
+        return why
+    try:
+        _mirror(mlflow, lake, name, [version])
+        model = f"nightshift-{name}"
+        for key, value in tags.items():
+            mlflow.client.set_model_version_tag(model, _registered(mlflow, model)[version], key, value)
+    except Exception as error:
+        return f"MLflow did not take the tags of adapter {name} ({type(error).__name__}: {str(error)[:200]})"
+    return ""
+
+
 def _mirror(mlflow: Reached, lake: Lake, name: str, versions: list[str]) -> str:
     model, champion = f"nightshift-{name}", champion_version(lake, name)
     known = _registered(mlflow, model)

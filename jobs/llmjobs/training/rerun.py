@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjobs.contracts.environment import MLFLOW_URL
-from llmjobs.contracts.errors import BadConfig, BadData, ExitCode, JobError
+from llmjobs.contracts.errors import BadConfig, ExitCode, JobError
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
@@ -24,7 +24,7 @@ from llmjobs.logs import configure_logging
 from llmjobs.models import ResolvedModel, resolve_model
 from llmjobs.training.adapter_files import WEIGHTS, check_weights
 from llmjobs.training.data.rows import dataset_version
-from llmjobs.training.identity import ADAPTERS, AdapterIdentity, champion_version
+from llmjobs.training.identity import AdapterIdentity, adapter_manifest
 from llmjobs.training.publication.provenance import base_files, computed_on, package_versions
 from llmjobs.training.stopping import StopSignal
 from llmjobs.training.train import trained
@@ -72,7 +72,7 @@ def rerun(name: str, version: str, lake: Lake, stop: StopSignal) -> Rerun:
         BadData: No such adapter, or its dataset version is gone.
         BadConfig: Its base is gone, or the manifest is of an older version and has no config.
     """
-    manifest = _manifest(lake, name, version)
+    manifest = adapter_manifest(lake, name, version)
     config = config_of(manifest)
     dataset_version(lake, config.dataset, config.dataset_version)
     base = resolve_model(config.model.name, config.model.revision)
@@ -82,16 +82,6 @@ def rerun(name: str, version: str, lake: Lake, stop: StopSignal) -> Rerun:
         run = trained(identity, base, Path(scratch), stop)
         now = check_weights(run.checkpoint.adapter_path / WEIGHTS).sha256
     return Rerun(manifest.version, differences, now, manifest.metrics["adapter_sha256"])
-
-
-def _manifest(lake: Lake, name: str, version: str) -> Manifest:
-    wanted = version or champion_version(lake, name)
-    manifest = lake.manifest(ADAPTERS, name, wanted) if wanted else None
-    if manifest is None:
-        raise BadData(
-            f"{ADAPTERS}/{name}: there is no version {wanted or '(and no champion)'}; name one as NAME@VERSION"
-        )
-    return manifest
 
 
 def config_of(manifest: Manifest) -> TrainConfig:

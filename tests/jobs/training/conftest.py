@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from llmjobs.contracts.base import digest
 from llmjobs.contracts.environment import LAKE_URL, MLFLOW_URL
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
+from llmjobs.training.adapter_files import RECIPE
+from llmjobs.training.identity import ADAPTERS, identify
 
 # SmolLM2's own template: no generation marks, a default system turn.
 CHATML = (
@@ -119,6 +122,34 @@ def _row(messages: list[dict[str, str]], line: int) -> dict[str, Any]:
 
 def _as_of_today(row: dict[str, Any], *, rank: int) -> dict[str, Any]:
     return {**row, "messages": [{**one, "tool_calls": None} for one in row["messages"]], "tools": None, "rank": rank}
+
+
+def put_adapter(lake: Lake, config: TrainConfig, model: Path, folder: Path, *, strength: float) -> str:
+    """Put an adapter of random matrices into the lake, with its recipe; return its version."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    adapter = identify(config, lake)
+    torch.manual_seed(3)
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    with_adapter = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
+    for name, matrix in with_adapter.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(matrix.data, std=strength)
+    with_adapter.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    recipe = {"config": adapter.config.model_dump(mode="json"), "base_revision": adapter.base_revision}
+    (folder / RECIPE).write_text(json.dumps(recipe))
+    lake.publish(folder, kind=ADAPTERS, name="tickets", version=adapter.version)
+    return adapter.version
+
+
+@pytest.fixture(scope="session")
+def random_adapter() -> Any:
+    """`put_adapter`, for tests of other files."""
+    return put_adapter
 
 
 @pytest.fixture(scope="session")

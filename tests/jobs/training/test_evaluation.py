@@ -17,9 +17,8 @@ from llmjobs.contracts.training import TrainConfig
 from llmjobs.contracts.training_results import EvaluateResult
 from llmjobs.lake import Lake
 from llmjobs.training import evaluate, promote
-from llmjobs.training.adapter_files import RECIPE
 from llmjobs.training.data.tokenisation import TokenRow
-from llmjobs.training.identity import ADAPTERS, CHAMPION, identify
+from llmjobs.training.identity import ADAPTERS, CHAMPION
 from llmjobs.training.measuring.generation import Question, generate_answers, questions
 
 pytestmark = [
@@ -88,28 +87,6 @@ def test_a_row_is_cut_where_its_last_answer_begins() -> None:
 # --- the job
 
 
-def put_adapter(lake: Lake, config: TrainConfig, model: Path, folder: Path, *, strength: float) -> str:
-    """Put an adapter of random matrices into the lake, with its recipe; return its version."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    adapter = identify(config, lake)
-    torch.manual_seed(3)
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
-    with_adapter = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
-    for name, matrix in with_adapter.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(matrix.data, std=strength)
-    with_adapter.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)
-    recipe = {"config": adapter.config.model_dump(mode="json"), "base_revision": adapter.base_revision}
-    (folder / RECIPE).write_text(json.dumps(recipe))
-    lake.publish(folder, kind=ADAPTERS, name="tickets", version=adapter.version)
-    return adapter.version
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, published: Any) -> Iterator[Path]:
     """A lake with the tickets, and with a second dataset as a regression set."""
@@ -143,17 +120,17 @@ def config(tiny_model: Path, recipe: Any) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def champion(world: Path, config: TrainConfig, tiny_model: Path) -> str:
+def champion(world: Path, config: TrainConfig, tiny_model: Path, random_adapter: Any) -> str:
     lake = Lake.from_environment()
     other = config.model_copy(update={"train": config.train.model_copy(update={"seed": 8})})
-    version = put_adapter(lake, other, tiny_model, world / "champion", strength=0.02)
+    version: str = random_adapter(lake, other, tiny_model, world / "champion", strength=0.02)
     lake.move_pointer(ADAPTERS, "tickets", CHAMPION, version, reason="test")
     return version
 
 
 @pytest.fixture(scope="module")
-def result(world: Path, config: TrainConfig, champion: str, tiny_model: Path) -> EvaluateResult:
-    put_adapter(Lake.from_environment(), config, tiny_model, world / "candidate", strength=0.2)
+def result(world: Path, config: TrainConfig, champion: str, tiny_model: Path, random_adapter: Any) -> EvaluateResult:
+    random_adapter(Lake.from_environment(), config, tiny_model, world / "candidate", strength=0.2)
     return evaluate.run(config)
 
 

@@ -74,8 +74,7 @@ def score_batch(model: Any, rows: list[TokenRow], inputs: dict[str, Any]) -> dic
     """Score the rows of one padded batch under a model in evaluation mode; return them by row id."""
     import torch
 
-    targets, columns = answer_columns(inputs.pop("labels"))
-    logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits.float()
+    logits, targets = answer_logits(model, inputs)
     losses = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(targets)
@@ -85,6 +84,15 @@ def score_batch(model: Any, rows: list[TokenRow], inputs: dict[str, Any]) -> dic
         row.row_id: RowScore(row.row_id, bool(exact[i]), float(losses[i].sum()), int(answers[i].sum()))
         for i, row in enumerate(rows)
     }
+
+
+def answer_logits(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+    """Return a model's logits ``(batch, columns, vocabulary)`` where any row of a padded batch answers, in float32.
+
+    Beside them what each has to predict ``(batch, columns)``, `IGNORED` where its row does not answer.
+    """
+    targets, columns = answer_columns(inputs.pop("labels"))
+    return model(**inputs, logits_to_keep=columns, use_cache=False).logits.float(), targets
 
 
 def share(score: RowScore, metric: str) -> tuple[float, float]:
