@@ -55,8 +55,9 @@ def tag(lake: Lake, name: str, version: str, tags: dict[str, str]) -> str:
     try:
         _mirror(mlflow, lake, name, [version])
         model = f"nightshift-{name}"
+        registered = _registered(mlflow, model)[version]
         for key, value in tags.items():
-            mlflow.client.set_model_version_tag(model, _registered(mlflow, model)[version], key, value)
+            mlflow.client.set_model_version_tag(model, registered, key, value)
     except Exception as error:
         return f"MLflow did not take the tags of adapter {name} ({type(error).__name__}: {str(error)[:200]})"
     return ""

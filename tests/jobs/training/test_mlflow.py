@@ -21,7 +21,7 @@ from llmjobs.lake import Lake
 from llmjobs.mlflow_server import reach
 from llmjobs.training import evaluate, plan, promote, rollback, tracking, train
 from llmjobs.training.identity import ADAPTERS, CHAMPION
-from llmjobs.training.registry import mirror
+from llmjobs.training.registry import mirror, tag
 
 pytestmark = [
     pytest.mark.slow,
@@ -150,6 +150,18 @@ def test_the_registry_follows_the_lake(client: Any, server: str, lake: Lake, tmp
     aliased = client.get_model_version_by_alias("nightshift-tickets", CHAMPION)
     assert aliased.tags["adapter_version"] == "v2"
     assert len(client.search_model_versions("name='nightshift-tickets'")) == 2
+
+
+def test_exports_are_told_to_the_registry(
+    client: Any, server: str, lake: Lake, tmp_path: Path, monkeypatch: Any
+) -> None:
+    assert tag(lake, "tickets", "v9", {}) == "MLflow is not used: MLFLOW_TRACKING_URI is not set"
+    monkeypatch.setenv(MLFLOW_URL, server)
+    put_adapter(lake, tmp_path / "adapter", "v9")
+    assert tag(lake, "tickets", "v9", {"export.gguf": "s3://lake/exports/x"}) == ""
+    (found,) = client.search_model_versions("name='nightshift-tickets' and tags.adapter_version = 'v9'")
+    assert found.tags["export.gguf"] == "s3://lake/exports/x"
+    assert "MLflow did not take the tags of adapter tickets" in tag(lake, "tickets", "absent", {"export.gguf": "x"})
 
 
 @pytest.fixture
