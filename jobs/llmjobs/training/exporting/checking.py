@@ -14,7 +14,7 @@ from llmjobs.training.data.tokenisation import TokenRow
 TOLERANCE_NATS = {"bfloat16": 0.01, "float16": 0.01, "bf16": 0.01, "f16": 0.01, "q8_0": 0.02}
 RELATIVE_TOLERANCE = 0.01
 """The loss may differ from that of the adapter on the same base, not merged, by the greater of both. Merging rounds
-each sum to 16 bits, and q8_0 each number to 1/127 of the largest of 32; the small model's losses moved by 0.002 and less in 16 bits."""
+each sum to 16 bits, and q8_0 each number to 1/127 of the largest of 32: 0.002 nats and less on the small model."""
 
 LEAST_AGREEMENT = 0.9
 """Of the likeliest tokens. Files with a layer's rows in another order say something else, but on answers that neither
