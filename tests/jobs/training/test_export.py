@@ -234,6 +234,18 @@ def test_files_that_are_another_model_are_refused(files: Said, told: str) -> Non
         refuse_other("gguf", Export(gguf_type="q8_0"), files=files, unmerged=said(1.0), adapter=said(1.0))
 
 
+def test_a_gpu_that_is_too_small_for_16_bits_is_left_alone(sharp_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    size = (sharp_model / "model.safetensors").stat().st_size
+    monkeypatch.setattr(making, "visible_gpus", lambda: 1)
+    for free, device in ((size, "cpu"), (2 * size, "cuda:0")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 10 * size))
+        assert making.device_in_16_bits(str(sharp_model)) == device
+    monkeypatch.setattr(making, "visible_gpus", lambda: 0)
+    assert making.device_in_16_bits(str(sharp_model)) == "cpu"
+
+
 def llama(**fields: Any) -> Any:
     from transformers import LlamaConfig
 

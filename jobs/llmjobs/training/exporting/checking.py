@@ -43,20 +43,19 @@ class Said:
         return sum(a == b for a, b in zip(self.likeliest, other.likeliest, strict=True)) / len(self.likeliest)
 
 
-def ask(model: Any, rows: list[TokenRow], device: str) -> Said:
+def ask(model: Any, rows: list[TokenRow]) -> Said:
     """Return what `model` says of the rows' answers, one row at a time, so that no padding differs.
 
     Args:
         model: A causal language model, or one with an adapter.
         rows: Tokenised rows.
-        device: ``cpu`` or ``cuda:0``.
     """
     import torch
 
     from llmjobs.training.measuring.scoring import answer_logits, same_precision_as_training
 
     model.eval()
-    nats, likeliest = 0.0, list[int]()
+    device, nats, likeliest = str(model.device), 0.0, list[int]()
     for row in rows:
         with torch.inference_mode(), same_precision_as_training(model, device):
             logits, targets = answer_logits(model, padded([row], pad_token_id=0, device=device))

@@ -1,6 +1,7 @@
 """A Llama as one GGUF file, written with the `gguf` package in the layout of llama.cpp's own converter.
 
-No llama.cpp was run: the file is read back by transformers, which undoes the same order of rows that llama.cpp takes.
+A job reads the file back with transformers, which undoes the same order of rows that llama.cpp takes. By hand,
+llama.cpp itself (xllamacpp 2026.10) cut texts, rendered chats and answered greedily as the merged model in each type.
 """
 
 from __future__ import annotations

@@ -24,13 +24,18 @@ from llmjobs.training.sharding import visible_gpus
 
 @dataclass(frozen=True)
 class _Source:
-    """What is exported, how, and the rows that it is measured on."""
+    """What is exported, how, and the rows that it is measured on.
+
+    Attributes:
+        device: Of the adapter on the base as trained; ``wide``: of everything in 16 bits.
+    """
 
     adapter: Contestant
     base: ResolvedModel
     export: Export
     rows: list[TokenRow]
     device: str
+    wide: str
 
 
 def make(lake: Lake, name: str, version: str, export: Export, scratch: Path) -> dict[Format, ExportedForm]:
@@ -54,7 +59,7 @@ def make(lake: Lake, name: str, version: str, export: Export, scratch: Path) -> 
     if "gguf" in export.formats:
         _refuse_unsupported(base, adapter)
     rows = _rows(lake, adapter, export.rows)
-    source = _Source(adapter, base, export, rows, "cuda:0" if visible_gpus() else "cpu")
+    source = _Source(adapter, base, export, rows, "cuda:0" if visible_gpus() else "cpu", device_in_16_bits(base.path))
     told, unmerged = _write(source, scratch)
     forms = {form: _measured(source, lake, form, scratch / form, (told, unmerged)) for form in export.formats}
     for form, figures in forms.items():
@@ -66,6 +71,21 @@ def _refuse_unsupported(base: ResolvedModel, adapter: Contestant) -> None:
     from transformers import AutoConfig
 
     refuse_unsupported(AutoConfig.from_pretrained(base.path, trust_remote_code=False), adapter.folder)
+
+
+def device_in_16_bits(folder: str) -> str:
+    """Return where a base and a fifth more fits: a GPU that takes its 4-bit weights may be too small for these.
+
+    Args:
+        folder: Of the base, whose files are taken to be in 16 bits; in 32 they count double.
+    """
+    if not visible_gpus():
+        return "cpu"
+    import torch
+
+    needed = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    free, _ = torch.cuda.mem_get_info()
+    return "cuda:0" if free > 1.2 * needed else "cpu"
 
 
 def _rows(lake: Lake, adapter: Contestant, count: int) -> list[TokenRow]:
@@ -84,10 +104,11 @@ def _write(source: _Source, scratch: Path) -> tuple[Said, Said]:
     """Write the files of each form, and return what the adapter says as trained and on the 16-bit base."""
     from llmjobs.training.exporting.merging import as_trained, in_16_bits, merged, save_merged
 
-    adapter, path, export, device = source.adapter, source.base.path, source.export, source.device
-    told = _asked(source, lambda: as_trained(adapter, path, device))
-    model = in_16_bits(adapter, path, export.dtype, device)
-    unmerged = ask(model, source.rows, device)
+    adapter, path, export = source.adapter, source.base.path, source.export
+    told = _asked(source, lambda: as_trained(adapter, path, source.device))
+    _free_memory(source.device)
+    model = in_16_bits(adapter, path, export.dtype, source.wide)
+    unmerged = ask(model, source.rows)
     whole = merged(model)
     for form in export.formats:
         folder = scratch / form
@@ -102,12 +123,16 @@ def _write(source: _Source, scratch: Path) -> tuple[Said, Said]:
 
 def _asked(source: _Source, load: Callable[[], Any]) -> Said:
     """Load a model, ask it, and let go of it: two models at once would take the memory twice."""
+    _free_memory(source.device)
+    return ask(load(), source.rows)
+
+
+def _free_memory(device: str) -> None:
     import torch
 
     gc.collect()
-    if source.device != "cpu":
+    if device != "cpu":
         torch.cuda.empty_cache()
-    return ask(load(), source.rows, source.device)
 
 
 def _measured(source: _Source, lake: Lake, form: Format, folder: Path, before: tuple[Said, Said]) -> ExportedForm:
@@ -117,7 +142,7 @@ def _measured(source: _Source, lake: Lake, form: Format, folder: Path, before: t
         JobError: As `refuse_other`.
     """
     (told, unmerged), export, adapter = before, source.export, source.adapter
-    said = _asked(source, lambda: _loaded(folder, form, export, source.device))
+    said = _asked(source, lambda: _loaded(folder, form, export, source.wide))
     rows, version = len(source.rows), export.version(adapter.version, form)
     refuse_other(form, export, files=said, unmerged=unmerged, adapter=told)
     return ExportedForm(
