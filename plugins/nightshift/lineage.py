@@ -9,6 +9,7 @@ a transport is configured. Everything here comes from the job's config and resul
                                    counts and the budgets
     llmjobs.instructions.publish                                      nightshift://dataset/<name>
     llmjobs.training.train         nightshift://dataset/<name>        nightshift://adapter/<name>
+    llmjobs.training.export        nightshift://adapter/<name>        nightshift://export/<name>/<form>
     llmjobs.embeddings.finalise    the documents                      nightshift://index/<name>
 """
 
@@ -75,6 +76,16 @@ def _of_train(_config: Any, result: dict[str, Any]) -> tuple[list[Any], list[Any
     return [read], [OutputDataset("nightshift://adapter", result["name"], facets=_version(result["version"]))]
 
 
+def _of_export(_config: Any, result: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    from openlineage.client.event_v2 import InputDataset, OutputDataset
+
+    read = InputDataset("nightshift://adapter", result["name"], facets=_version(result["adapter_version"]))
+    return [read], [
+        OutputDataset("nightshift://export", f"{result['name']}/{one['format']}", facets=_version(one["version"]))
+        for one in result["exports"]
+    ]
+
+
 def _of_refresh(config: Any, result: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     from openlineage.client.event_v2 import InputDataset, OutputDataset
     from openlineage.client.facet_v2 import output_statistics_output_dataset
@@ -94,6 +105,7 @@ _TELLERS: dict[str, Callable[[Any, dict[str, Any]], tuple[list[Any], list[Any]]]
     "llmjobs.instructions.prepare": _of_prepare,
     "llmjobs.instructions.publish": _of_publish,
     "llmjobs.training.train": _of_train,
+    "llmjobs.training.export": _of_export,
     "llmjobs.embeddings.finalise": _of_refresh,
 }
 

@@ -103,6 +103,17 @@ def test_a_publication_and_a_training_name_their_versions() -> None:
     assert [(one.namespace, one.name) for one in trained.outputs] == [("nightshift://adapter", "small")]
 
 
+def test_an_export_names_its_adapter_and_each_form() -> None:
+    forms = [{"format": "safetensors", "version": "e1"}, {"format": "gguf", "version": "e2"}]
+    told = lineage_of(
+        "llmjobs.training.export", JobConfig(), {"name": "small", "adapter_version": "a1", "exports": forms}
+    )
+    assert [(one.name, one.facets["version"].datasetVersion) for one in told.inputs] == [("small", "a1")]
+    assert [(one.name, one.facets["version"].datasetVersion) for one in told.outputs] == [
+        ("small/safetensors", "e1"), ("small/gguf", "e2"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("found", [None, {"rows_in": 3}])
 def test_a_job_that_says_nothing_has_no_lineage(found: Any) -> None:
     module = PREPARE if found is None else "llmjobs.instructions.files"
