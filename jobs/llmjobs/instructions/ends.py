@@ -13,6 +13,7 @@ from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions import evaluation
 from llmjobs.instructions.alike.leaks import leaking, refuse_leaks
 from llmjobs.instructions.alike.near import drop_near, near_pairs
+from llmjobs.instructions.alike.quarters import Shared, quarter, repeated
 from llmjobs.instructions.alike.sides import SIDE, SIDES, assign_sides, remembered
 from llmjobs.instructions.choice import mix, selection
 from llmjobs.instructions.identity import key_of, said
@@ -142,14 +143,14 @@ class _Settling:
         if not self.contract.dedupe.exact:
             return
         # 32 bits of each key tell nearly all rows that say what no other says, without a table of all keys.
-        quarter = _quarter("said_key").alias("quarter")
-        quarters = pl.concat(table.select("row", quarter) for table in self._chunks("said_key"))
-        perhaps = quarters.filter(pl.col("quarter").is_in(_repeated(quarters["quarter"]).implode()))["row"]
+        narrow = quarter("said_key").alias("quarter")
+        quarters = pl.concat(table.select("row", narrow) for table in self._chunks("said_key"))
+        perhaps = quarters.filter(pl.col("quarter").is_in(repeated(quarters["quarter"]).implode()))["row"]
         among = pl.col("row").is_in(perhaps.implode())
         rows = pl.concat(table.filter(among) for table in self._chunks("said_key", "row_key"))
-        repeated = rows.filter(pl.col("said_key").is_duplicated())
+        equal = rows.filter(pl.col("said_key").is_duplicated())
         kept = pl.col("row").sort_by(*_by_id(), "row").first().over("said_key")
-        table = repeated.with_columns(kept_row=kept).filter(pl.col("row") != pl.col("kept_row"))
+        table = equal.with_columns(kept_row=kept).filter(pl.col("row") != pl.col("kept_row"))
         self._drop(table.select("row", "kept_row", similarity=pl.lit(1.0)))
 
     def drop_elsewhere(self) -> None:
@@ -210,22 +211,24 @@ class _Settling:
     def _facing(self) -> Iterator[pl.DataFrame]:
         """Yield rows that may leak: all that are held out, each time with train rows that may match one of them.
 
-        Whether a train row leaks depends on no other train row. It cannot match where none of its keys shares 32 bits
-        with one of a held-out row or of an evaluation set, and no pair names it.
+        Whether a train row leaks depends on no other train row. It cannot match where `Shared` has none of its keys,
+        and no pair names it.
         """
         keys = ("first_key", "prompt_key", "group_key")
         train = pl.col("side") == "train"
         held = pl.concat(rows.filter(~train) for rows in self._chunks(*keys))
-        known = [held.select(_quarter(key))[key] for key in keys]
-        known.append(self.past.evaluation.select(_quarter("prompt_key"))["prompt_key"])
-        shared = pl.concat(known).unique().implode()
-        near = pl.any_horizontal(_quarter(key).is_in(shared) for key in keys)
+        known = [held.select(quarter(key))[key] for key in keys]
+        known.append(self.past.evaluation.select(quarter("prompt_key"))["prompt_key"])
+        shared = Shared(known)
+        paired = pl.Series("row", [], dtype=pl.Int64)
         if self.pairs is not None:
-            paired = pl.concat([self.pairs["row"], self.pairs["other"]]).unique().implode()
-            near |= pl.col("row").cast(pl.Int64).is_in(paired)
+            paired = pl.concat([self.pairs["row"], self.pairs["other"]]).unique()
         waiting = [held]
         for rows in self._chunks(*keys):
-            waiting.append(rows.filter(train & near))
+            near = pl.Series(np.logical_or.reduce([shared.has(rows.select(quarter(key))[key]) for key in keys]))
+            if not paired.is_empty():
+                near |= rows["row"].cast(pl.Int64).is_in(paired.implode())
+            waiting.append(rows.filter(near & (rows["side"] == "train")))
             if sum(table.height for table in waiting[1:]) >= _ROWS_AT_ONCE:
                 yield pl.concat(waiting)
                 waiting = [held]
@@ -345,17 +348,6 @@ def _beside(good: pl.DataFrame, part: Part, columns: Sequence[str]) -> Iterator[
     for table in part.tables("good", "row", *columns):
         yield good.slice(begin, table.height).hstack(table.drop("row"))
         begin += table.height
-
-
-def _quarter(key: str) -> pl.Expr:
-    """Return the lowest 32 bits of a key (Int128): rows where these differ have different keys."""
-    return (pl.col(key) & pl.lit(2**32 - 1, dtype=pl.Int128)).cast(pl.UInt32)
-
-
-def _repeated(numbers: pl.Series) -> pl.Series:
-    """Return the numbers that are there more than once, each once."""
-    ordered = np.sort(numbers.to_numpy())
-    return pl.Series(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
 
 
 class _Texts:

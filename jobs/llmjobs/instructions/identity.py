@@ -17,11 +17,6 @@ import pyarrow as pa
 
 from llmjobs.contracts.base import digest
 
-_ESCAPES = {chr(code): f"\\u{code:04x}" for code in range(0x20)} | {
-    "\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f",
-}  # fmt: skip
-"""What `json.dumps` writes for the characters that a JSON text cannot hold as they are."""
-
 _OTHER_SPACES = r"(?-u:[\t\x0b\x0c\r])"
 """White space in ASCII, but for the space and the line break."""
 
@@ -104,13 +99,8 @@ def key_of(ids: pl.Series) -> pl.Series:
 def _canonical(rows: pl.DataFrame) -> pl.Series:
     """Return the rows as canonical JSON: that of `contracts.base.digest`, but made column-wise."""
     turn = pl.element().struct
-    text = pl.concat_str(
-        pl.lit('{"content":"'),
-        _escaped(turn.field("content")),
-        pl.lit('","role":"'),
-        _escaped(turn.field("role")),
-        pl.lit('"}'),
-    )
+    # It writes keys in this order, and texts as `json.dumps` does without ASCII escapes: a test holds both together.
+    text = pl.struct(content=turn.field("content"), role=turn.field("role")).struct.json_encode()
     calls = pl.col("messages").list.eval(turn.field("tool_calls").is_not_null()).list.any()
     made = rows.select(
         text=pl.concat_str(pl.lit("["), pl.col("messages").list.eval(text).list.join(","), pl.lit("]")),
@@ -126,10 +116,6 @@ def _canonical(rows: pl.DataFrame) -> pl.Series:
 def _with_tools(messages: list[dict[str, str | None]], tools: str | None) -> str:
     turns = [{key: value for key, value in message.items() if value is not None} for message in messages]
     return json.dumps({"messages": turns, "tools": tools}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _escaped(text: pl.Expr) -> pl.Expr:
-    return text.str.replace_many(list(_ESCAPES), list(_ESCAPES.values()))
 
 
 def _prompts(rows: pl.DataFrame, firsts: Digests) -> Digests:
