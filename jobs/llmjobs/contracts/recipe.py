@@ -168,11 +168,23 @@ class Dist(Strict):
     processes: int | None = Field(
         default=None, ge=1, le=64, title="Processes", description="Empty: one for each GPU, or one on a CPU"
     )
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        title="Nodes",
+        description="Machines that train together, each with as many processes; each is started with its NODE_RANK",
+    )
     offload: Literal["none", "cpu"] = Field(
         default="none",
         title="Offload",
         description="cpu: the optimiser's state is kept, and its step computed, in main memory; needs ZeRO",
     )
+
+    @property
+    def world_size(self) -> int | None:
+        """Processes of all nodes; None where their number is left to the machine."""
+        return self.processes and self.processes * self.nodes
 
     @model_validator(mode="after")
     def _can_offload(self) -> Self:

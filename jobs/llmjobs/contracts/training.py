@@ -210,8 +210,8 @@ class TrainConfig(JobConfig):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if self.dist.processes:
-            self.batching(self.dist.processes)
+        if self.dist.world_size:
+            self.batching(self.dist.world_size)
         if self.sweep and self.data.fraction != 1:
             raise ValueError(f"data.fraction ({self.data.fraction:g}) and sweep clash: give one of them")
         if self.sweep and self.evaluate.metric not in {"exact_match", "loss"}:

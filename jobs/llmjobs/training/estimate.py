@@ -104,7 +104,7 @@ def _memory(case: Case, choice: Choice) -> dict[str, Any]:
     return {
         "device": case.machine.device,
         "strategy": "ddp" if choice.strategy == "single" else choice.strategy,
-        "processes": case.machine.processes,
+        "processes": case.machine.processes_per_node,
         "micro_batch_size": choice.micro_batch_size,
         "room_bytes": case.machine.room_bytes,
         "peak_bytes": peak_of(choice.memory),
@@ -129,7 +129,7 @@ def _told(case: Case, choice: Choice) -> StrategyEstimate:
 def _bill(config: TrainConfig, case: Case, amount: Amount, throughput: Throughput | None) -> dict[str, Any]:
     """Return the fields about time and money."""
     machine, limits = case.machine, config.limits
-    bill = bill_of(amount, throughput, machine.processes, limits, on_gpu=machine.on_gpu)
+    bill = bill_of(amount, throughput, machine.processes, limits, on_gpu=machine.on_gpu, nodes=machine.nodes)
     return {
         "steps": amount.steps,
         "tokens": amount.tokens,
@@ -169,9 +169,10 @@ def _sentence(config: TrainConfig, count: int, figures: dict[str, Any]) -> str:
     hours = "hours are not known" if figures["hours"] is None else f"{figures['hours']:.3g} h"
     cost = "" if figures["cost"] is None else f", {figures['cost']:.3g} {figures['currency']}"
     told = f"{memory} of each {each}" if figures["strategies"] else "memory is not known"
+    nodes = f"{config.dist.nodes} nodes of " if config.dist.nodes > 1 else ""
     said = "".join(f"; {one}" for one in figures["exceeded"])
     return (
-        f"adapter {config.name}: {count} to train on {figures['processes']} x {figures['device']}, {told}; "
+        f"adapter {config.name}: {count} to train on {nodes}{figures['processes']} x {figures['device']}, {told}; "
         f"{figures['steps']:,} steps, {figures['tokens']:,} tokens, {hours}{cost} ({figures['source']}){said}"
     )
 

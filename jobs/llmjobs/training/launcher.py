@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +31,10 @@ SAVE_WITHIN_SECONDS = 600
 _BY_EXIT_CODE = {kind.exit_code: kind for kind in (BadConfig, BadData, Diverged, Interrupted, OutOfMemory, JobError)}
 
 
+Wait = Callable[["subprocess.Popen[bytes]"], int]
+"""Waits for torchrun's end and returns its exit code."""
+
+
 def launch(assignment: worker.Assignment, layout: Layout) -> None:
     """Run the processes of one distributed training to their end.
 
@@ -37,27 +42,43 @@ def launch(assignment: worker.Assignment, layout: Layout) -> None:
         JobError: Of the kind that a process gave as its reason.
     """
     folder = Path(assignment.folder)
-    for old in folder.glob("failure-*.json"):
-        old.unlink()
-    path = folder / "assignment.json"
-    path.write_text(assignment.model_dump_json(), encoding="utf-8")
-    signalled = _run(_command(layout), {**os.environ, **_environment(layout), worker.ASSIGNMENT: str(path)})
+    clear_reasons(folder)
+    here = ["--nnodes", "1", "--master-addr", "127.0.0.1", "--master-port", str(_free_port())]
+    signalled = run(command(layout, here), environment(assignment, layout))
     if signalled is None:
         return
-    raise _reason(folder, layout.batching.processes, interrupted=signalled)
+    raise reason_of(folder, layout.batching.processes, interrupted=signalled)
 
 
-def _command(layout: Layout) -> list[str]:
+def clear_reasons(folder: Path) -> None:
+    """Forget why an earlier run ended."""
+    for old in folder.glob("failure-*.json"):
+        old.unlink()
+
+
+def command(layout: Layout, where: list[str]) -> list[str]:
+    """Return torchrun's command line for the processes of one node.
+
+    Args:
+        layout: Of the run.
+        where: Options that tell how many nodes there are and where they meet.
+    """
     return [
         sys.executable, "-m", "torch.distributed.run",
-        "--nnodes", "1", "--nproc-per-node", str(layout.batching.processes),
-        "--master-addr", "127.0.0.1", "--master-port", str(_free_port()),
+        "--nproc-per-node", str(layout.processes_per_node), *where,
         "--module", "llmjobs.training.worker",
     ]  # fmt: skip
 
 
-def _environment(layout: Layout) -> dict[str, str]:
+def environment(assignment: worker.Assignment, layout: Layout, *, node: int = 0) -> dict[str, str]:
+    """Write down what this node's processes do; return their environment."""
+    path = Path(assignment.folder) / (f"assignment-{node}.json" if node else "assignment.json")
+    path.write_text(assignment.model_dump_json(), encoding="utf-8")
+    # torchrun takes each of its options from PET_*, where the command line is silent.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PET_")}
     return {
+        **inherited,
+        worker.ASSIGNMENT: str(path),
         worker.LAUNCHER: str(os.getpid()),
         "OMP_NUM_THREADS": str(layout.threads),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVE_WITHIN_SECONDS),
@@ -72,7 +93,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _run(command: list[str], environment: dict[str, str]) -> bool | None:
+def run(command: list[str], environment: dict[str, str], wait: Wait = subprocess.Popen.wait) -> bool | None:
     """Run torchrun; return None when it succeeded, else whether a signal of ours had gone before.
 
     Only the first signal is passed on: a second one would end torchrun while its processes save.
@@ -89,14 +110,14 @@ def _run(command: list[str], environment: dict[str, str]) -> bool | None:
 
     previous = signal.signal(signal.SIGTERM, pass_on)
     try:
-        return None if process.wait() == 0 else signalled
+        return None if wait(process) == 0 else signalled
     finally:
         signal.signal(signal.SIGTERM, previous)
         if process.poll() is None:
             process.kill()
 
 
-def _reason(folder: Path, processes: int, *, interrupted: bool) -> JobError:
+def reason_of(folder: Path, processes: int, *, interrupted: bool) -> JobError:
     """Return why a run ended: what one process knows of it, else who was first; the others' ends are its echoes.
 
     A process that was killed leaves nothing. Then torchrun stops the rest of them, and their "interrupted" is no reason
@@ -111,4 +132,9 @@ def _reason(folder: Path, processes: int, *, interrupted: bool) -> JobError:
     if not telling and len(reasons) < processes:
         return JobError("a training process ended without a reason; the log above has its last words")
     first = [*telling, *reasons][0]
-    return _BY_EXIT_CODE[first["exit_code"]](first["sentence"])
+    return error_of(first["exit_code"], first["sentence"])
+
+
+def error_of(exit_code: int, sentence: str) -> JobError:
+    """Return the typed error behind an exit code of ours."""
+    return _BY_EXIT_CODE[ExitCode(exit_code)](sentence)

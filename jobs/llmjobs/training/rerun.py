@@ -85,7 +85,7 @@ def rerun(name: str, version: str, lake: Lake, stop: StopSignal) -> Rerun:
 
 
 def config_of(manifest: Manifest) -> TrainConfig:
-    """Return the config of an adapter, on as many processes and threads as it was trained.
+    """Return the config of an adapter, on as many processes and threads as it was trained, all of them here.
 
     Raises:
         BadConfig: The manifest has none.
@@ -99,7 +99,7 @@ def config_of(manifest: Manifest) -> TrainConfig:
     layout = inputs["layout"]
     strategy = "auto" if layout["strategy"] == "single" else layout["strategy"]
     threads = inputs["machine"]["threads"]
-    spread = {"strategy": strategy, "processes": layout["processes"], "threads": threads}
+    spread = {"strategy": strategy, "processes": layout["processes"], "nodes": 1, "threads": threads}
     return config.model_copy(
         update={
             "dist": config.dist.model_copy(update=spread),

@@ -25,6 +25,7 @@ class Layout:
         on_gpu: Whether each process has a GPU.
         threads: CPU threads of each process.
         offload: Whether the optimiser's state lies in main memory.
+        nodes: Machines; each has as many of the processes.
     """
 
     strategy: Strategy
@@ -32,11 +33,17 @@ class Layout:
     on_gpu: bool
     threads: int
     offload: bool = False
+    nodes: int = 1
 
     @property
     def distributed(self) -> bool:
         """Whether torchrun starts the processes."""
         return self.strategy != "single"
+
+    @property
+    def processes_per_node(self) -> int:
+        """How many of the processes each machine has."""
+        return self.batching.processes // self.nodes
 
     @property
     def zero_stage(self) -> int:
@@ -49,14 +56,15 @@ class Layout:
 
 
 def layout_for(config: TrainConfig, *, gpus: int, cores: int) -> Layout:
-    """Return the layout of a run on a machine with so many GPUs and CPU cores.
+    """Return the layout of a run on a machine with so many GPUs and CPU cores, or on ``dist.nodes`` of them.
 
     Raises:
         BadConfig: The global batch cannot be cut, or there are fewer GPUs than processes.
     """
-    processes = config.dist.processes or max(1, gpus)
-    if gpus and processes > gpus:
-        raise BadConfig(f"dist.processes ({processes}) is more than the {gpus} GPUs that are here")
+    here, nodes = config.dist.processes or max(1, gpus), config.dist.nodes
+    if gpus and here > gpus:
+        raise BadConfig(f"dist.processes ({here}) is more than the {gpus} GPUs that are here")
+    processes = here * nodes
     strategy: Strategy = "single" if config.dist.strategy == "auto" else config.dist.strategy
     if processes > 1 and strategy == "single":
         strategy = "ddp"
@@ -66,8 +74,9 @@ def layout_for(config: TrainConfig, *, gpus: int, cores: int) -> Layout:
         batching = config.batching(processes)
     except ValueError as error:
         raise BadConfig(str(error)) from None
-    threads = config.dist.threads or int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // processes))
-    return Layout(strategy, batching, on_gpu=gpus > 0, threads=threads, offload=config.dist.offload == "cpu")
+    threads = config.dist.threads or int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // here))
+    offload = config.dist.offload == "cpu"
+    return Layout(strategy, batching, on_gpu=gpus > 0, threads=threads, offload=offload, nodes=nodes)
 
 
 def recomputes(config: TrainConfig, layout: Layout) -> bool:

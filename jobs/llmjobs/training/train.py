@@ -11,6 +11,7 @@ same number of threads, in the same bytes as a run that was not.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -20,14 +21,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmjobs.contracts.errors import JobError
+from llmjobs.contracts.base import JobResult
+from llmjobs.contracts.errors import BadConfig, JobError
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.contracts.training import SCHEMA, TrainConfig
 from llmjobs.contracts.training_results import TrainResult
 from llmjobs.lake import Lake
 from llmjobs.models import ResolvedModel, resolve_model
 from llmjobs.results import main
-from llmjobs.training import effective, launcher, worker
+from llmjobs.training import effective, launcher, nodes, worker
 from llmjobs.training.adapter_files import WeightsReport, assemble, model_card
 from llmjobs.training.curves import read_curves
 from llmjobs.training.identity import ADAPTERS, AdapterIdentity, identify
@@ -35,6 +37,7 @@ from llmjobs.training.live import say_what_is_trained
 from llmjobs.training.publication import attempts
 from llmjobs.training.publication.provenance import base_files, computed_on, package_versions
 from llmjobs.training.publication.self_test import SelfTest, self_test
+from llmjobs.training.rendezvous import NodeResult, Rendezvous, rendezvous_of
 from llmjobs.training.sharding import Layout, wait_without_spinning
 from llmjobs.training.state.checkpoints import Checkpoint, CheckpointStore, changes_of
 from llmjobs.training.stopping import StopSignal
@@ -42,6 +45,16 @@ from llmjobs.training.stopping import StopSignal
 logger = logging.getLogger(__name__)
 
 LOCK_WAIT_SECONDS = 300
+
+
+def run_node(config: TrainConfig) -> JobResult:
+    """Train as `run`, or be one of the other nodes of a training that node 0 runs.
+
+    Raises:
+        JobError: As `run`; the environment does not say which node this is.
+    """
+    place = rendezvous_of(config.dist.nodes, os.environ)
+    return _follow(config, place) if place and place.node_rank else run(config)
 
 
 def run(config: TrainConfig) -> TrainResult:
@@ -69,6 +82,18 @@ def run(config: TrainConfig) -> TrainResult:
         return _existing(lake, adapter) or _train(lake, adapter, folder, stop)
 
 
+def _follow(config: TrainConfig, place: Rendezvous) -> NodeResult:
+    stop = StopSignal()
+    stop.install()
+    wait_without_spinning()
+    lake = Lake.from_environment()
+    adapter = identify(config, lake)
+    base = resolve_model(adapter.config.model.name, adapter.config.model.revision)
+    assignment = _assignment(adapter, base, _working_folder(lake, adapter))
+    nodes.follow(assignment, worker.layout_here(adapter.config), place, stop, lambda: bool(_existing(lake, adapter)))
+    return NodeResult(name=config.name, version=adapter.version, node_rank=place.node_rank)
+
+
 def _existing(lake: Lake, adapter: AdapterIdentity) -> TrainResult | None:
     manifest = lake.manifest(ADAPTERS, adapter.config.name, adapter.version)
     if manifest is None:
@@ -81,6 +106,11 @@ def _working_folder(lake: Lake, adapter: AdapterIdentity) -> Path:
     """Return the folder of checkpoints and lock: in the lake's work area, or on this machine for a remote lake."""
     folder = lake.working_folder(ADAPTERS, adapter.config.name, adapter.version)
     if folder is None:
+        if adapter.config.dist.nodes > 1:
+            raise BadConfig(
+                f"dist.nodes ({adapter.config.dist.nodes}) needs a lake in a folder that every node mounts, for they "
+                "share its checkpoints, but LLMJOBS_LAKE_URL names an object store: set dist.nodes to 1 or mount one"
+            )
         folder = Path(tempfile.gettempdir()) / "nightshift-work" / ADAPTERS / adapter.config.name / adapter.version
         folder.mkdir(parents=True, exist_ok=True)
         logger.warning("the lake is remote: checkpoints stay on this machine, in %s", folder)
@@ -143,10 +173,12 @@ def trained(adapter: AdapterIdentity, base: ResolvedModel, folder: Path, stop: S
     config = adapter.config
     layout = worker.layout_here(config)
     (folder / worker.OUTCOME).unlink(missing_ok=True)
-    assignment = worker.Assignment(
-        config=config, model_path=base.path, folder=str(folder), adapter_version=adapter.version
-    )
-    if layout.distributed:
+    assignment = _assignment(adapter, base, folder)
+    place = rendezvous_of(config.dist.nodes, os.environ)
+    if place:
+        nodes.lead(assignment, layout, place, stop)
+        stop.install()
+    elif layout.distributed:
         launcher.launch(assignment, layout)
         stop.install()
     else:
@@ -157,6 +189,12 @@ def trained(adapter: AdapterIdentity, base: ResolvedModel, folder: Path, stop: S
     if checkpoint is None or not checkpoint.finished:
         raise JobError(f"{store.folder}: the finished checkpoint is gone; run the training again")
     return TrainedRun(outcome, checkpoint, layout)
+
+
+def _assignment(adapter: AdapterIdentity, base: ResolvedModel, folder: Path) -> worker.Assignment:
+    return worker.Assignment(
+        config=adapter.config, model_path=base.path, folder=str(folder), adapter_version=adapter.version
+    )
 
 
 def _publish(lake: Lake, adapter: AdapterIdentity, base: ResolvedModel, run: TrainedRun, folder: Path) -> Manifest:
@@ -253,4 +291,4 @@ def _result(lake: Lake, manifest: Manifest, *, reused: bool) -> TrainResult:
 if __name__ == "__main__":
     if effective.OPTION in sys.argv[1:]:
         sys.exit(effective.show([argument for argument in sys.argv[1:] if argument != effective.OPTION]))
-    sys.exit(main(TrainConfig, run))
+    sys.exit(main(TrainConfig, run_node))

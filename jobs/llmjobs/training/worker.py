@@ -115,6 +115,8 @@ def work(assignment: Assignment, stop: StopSignal) -> None:
     rows = _load_rows(config, assignment.model_path)
     checkpoint = store.newest_valid()
     step = checkpoint.step if checkpoint else 0
+    if layout.nodes > 1:
+        _agree_on(step, arguments.device)
     if checkpoint:
         store.go_on_from(checkpoint)
     reporter = _Reporter(assignment, folder, layout, after_step=step) if rank.index == 0 else None
@@ -130,6 +132,25 @@ def work(assignment: Assignment, stop: StopSignal) -> None:
                 reporter.notes += trainer.notes
     if reporter:
         reporter.finish(rows.train, resumed_from_step=step)
+
+
+def _agree_on(step: int, device: Any) -> None:
+    """Make sure that all nodes saw the same newest checkpoint: a shared folder may show it to one of them late.
+
+    Raises:
+        JobError: They did not; the next try will.
+    """
+    import torch
+    from torch import distributed
+
+    seen = torch.tensor([step, -step], device=device)
+    distributed.all_reduce(seen, op=distributed.ReduceOp.MAX)
+    latest, earliest = int(seen[0]), -int(seen[1])
+    if latest != earliest:
+        raise JobError(
+            f"the nodes see different newest checkpoints, of steps {earliest} and {latest}, in the folder that they "
+            "share: start them again, and if it stays so, see that every node mounts the same lake"
+        )
 
 
 def _load_rows(config: TrainConfig, model_path: str) -> TrainingRows:

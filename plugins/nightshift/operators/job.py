@@ -108,6 +108,7 @@ class JobOperator(KubernetesPodOperator):
                 self._result = self._execute_locally(context)
             else:
                 pods.refuse_unreachable(os.environ)
+                pods.refuse_several_nodes(self.config)
                 self._result = self._watching_pod(context, 0, lambda: super(JobOperator, self).execute(context))
             return self._result
 

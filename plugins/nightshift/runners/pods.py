@@ -11,6 +11,7 @@ from kubernetes.client import ApiException, CoreV1Api
 from kubernetes.client import models as k8s
 
 from llmjobs.contracts import environment
+from llmjobs.contracts.base import JobConfig
 from nightshift import settings
 from nightshift.failures import BadConfig, JobFailed
 
@@ -38,6 +39,20 @@ def refuse_unreachable(environ: Mapping[str, str]) -> None:
                 f"{name} {reason}, which no pod can reach; set it, here and in the Secret, to an address that "
                 "both see (an s3:// or gs:// lake, a database or MLflow host), or set [nightshift] runner = local"
             )
+
+
+def refuse_several_nodes(config: JobConfig) -> None:
+    """Refuse a training over several nodes: a task is one pod, and its checkpoints need a folder that nodes share.
+
+    Raises:
+        BadConfig: The field and what works instead.
+    """
+    nodes = getattr(getattr(config, "dist", None), "nodes", 1)
+    if nodes > 1:
+        raise BadConfig(
+            f"dist.nodes ({nodes}) is not done in pods: a task is one pod; set dist.nodes to 1 and take a pod with "
+            "more GPUs (resources.gpus), or start the job on each node yourself, with NODE_RANK and MASTER_ADDR"
+        )
 
 
 def _unreachable(url: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmjobs.contracts.errors import ExitCode
-from llmjobs.training.launcher import _reason
+from llmjobs.training.launcher import reason_of
 
 STOPPED, CRASHED, DIVERGED = (75, "stopped"), (1, "RuntimeError: connection closed"), (70, "loss is nan")
 
@@ -34,6 +34,6 @@ def test_who_was_first_counts(
         file = tmp_path / f"failure-{rank}.json"
         file.write_text(json.dumps({"exit_code": exit_code, "sentence": sentence}))
         os.utime(file, ns=(place, place))
-    error = _reason(tmp_path, 2, interrupted=signalled)
+    error = reason_of(tmp_path, 2, interrupted=signalled)
     assert error.exit_code == code
     assert says in str(error)

@@ -58,7 +58,9 @@ def together(amounts: Sequence[Amount]) -> Amount:
     return Amount(sum(one.steps for one in amounts), sum(one.tokens for one in amounts))
 
 
-def bill_of(amount: Amount, throughput: Throughput | None, processes: int, limits: Limits, *, on_gpu: bool) -> Bill:
+def bill_of(
+    amount: Amount, throughput: Throughput | None, processes: int, limits: Limits, *, on_gpu: bool, nodes: int = 1
+) -> Bill:
     """Return what an amount comes to.
 
     Args:
@@ -67,6 +69,7 @@ def bill_of(amount: Amount, throughput: Throughput | None, processes: int, limit
         processes: How many compute at once.
         limits: Hold the price.
         on_gpu: Whether each process has a GPU, which has the price; else the machine has it.
+        nodes: Machines.
     """
     price = limits.price_per_hour
     if not amount.tokens:
@@ -74,7 +77,7 @@ def bill_of(amount: Amount, throughput: Throughput | None, processes: int, limit
     if throughput is None:
         return Bill(None, None)
     hours = amount.tokens / (throughput.tokens_per_second * processes) / _HOUR
-    return Bill(hours, hours * price * (processes if on_gpu else 1) if price else None)
+    return Bill(hours, hours * price * (processes if on_gpu else nodes) if price else None)
 
 
 def exceeded(bill: Bill, limits: Limits) -> list[str]:

@@ -179,7 +179,8 @@ def _refusal(case: Case) -> str:
 def _room_named(case: Case) -> str:
     if case.machine.on_gpu:
         return f"a GPU of type {case.machine.device}"
-    share = f" over {case.machine.processes} processes" if case.machine.processes > 1 else ""
+    sharing = case.machine.processes_per_node
+    share = f" over {sharing} processes" if sharing > 1 else ""
     return f"resources.memory_gib ({case.configs[0].resources.memory_gib:g}){share}"
 
 
@@ -234,15 +235,15 @@ def _longest_that_fits(case: Case) -> int:
 def _memory_gib(case: Case) -> int:
     """Return the memory of the machine, in whole GiB, that the configured layout takes."""
     least = min(peak_of(one.memory) for one in choices(case))
-    return math.ceil(least * case.machine.processes / GIB)
+    return math.ceil(least * case.machine.processes_per_node / GIB)
 
 
 def _more_gpus(case: Case) -> Iterator[str]:
     if case.configs[0].dist.strategy == "ddp" or case.configs[0].dist.processes:
         return  # more of them hold no less each, or are asked not to be taken
     for processes in _MORE_PROCESSES:
-        more = case.on(processes=processes)
-        if processes > case.machine.processes and _can_be_cut(more):
+        more = case.on(processes=processes * case.machine.nodes)
+        if processes > case.machine.processes_per_node and _can_be_cut(more):
             choice = first_fitting(more)
             if choice:
                 yield f"resources.gpus: {processes} (under {choice.strategy})"

@@ -19,13 +19,20 @@ class Machine:
 
     Attributes:
         device: Type of GPU, ``gpu`` where it is not known, or ``cpu``.
-        processes: That train together.
+        processes: That train together, on all nodes.
         room_bytes: Memory that each may take; None where it is not known.
+        nodes: Over which the processes are spread evenly.
     """
 
     device: str
     processes: int
     room_bytes: int | None
+    nodes: int = 1
+
+    @property
+    def processes_per_node(self) -> int:
+        """How many of the processes each node has."""
+        return self.processes // self.nodes
 
     @property
     def on_gpu(self) -> bool:
@@ -41,11 +48,12 @@ def machine_of(config: TrainConfig) -> Machine:
     """
     resources = config.resources
     gpus = resources.gpus or visible_gpus()
-    processes = layout_for(config, gpus=gpus, cores=usable_cores()).batching.processes
+    layout = layout_for(config, gpus=gpus, cores=usable_cores())
+    processes, nodes = layout.batching.processes, layout.nodes
     if not gpus:
-        return Machine(CPU, processes, int(resources.memory_gib * GIB / processes))
+        return Machine(CPU, processes, int(resources.memory_gib * GIB / layout.processes_per_node), nodes)
     gpu = _type(resources.gpu)
-    return Machine(gpu.name, processes, gpu.memory_bytes) if gpu else Machine("gpu", processes, None)
+    return Machine(gpu.name, processes, gpu.memory_bytes, nodes) if gpu else Machine("gpu", processes, None, nodes)
 
 
 def _type(name: str) -> Gpu | None:
