@@ -318,10 +318,11 @@ def begin(world: Path, tiny_model: Path, recipe: Any, tmp_path_factory: pytest.T
     """Return a function that makes a lake of its own for a training."""
     config = recipe(tiny_model, train={"max_steps": MAX_STEPS})
 
-    def make() -> Training:
+    def make(strategy: str = "auto") -> Training:
         folder = tmp_path_factory.mktemp("training")
         shutil.copytree(world / "lake" / "datasets", folder / "lake" / "datasets")
-        return Training(folder, config)
+        dist = config.dist.model_copy(update={"strategy": strategy})
+        return Training(folder, config.model_copy(update={"dist": dist}))
 
     return make
 
@@ -342,6 +343,27 @@ def test_two_nodes_train_the_adapter_of_one_node_with_two_processes(begin: Any, 
     (metrics,) = training.metrics()
     assert metrics["adapter_sha256"] == one_node["adapter_sha256"]
     assert '"node_rank":1' in training.log(1).read_text()
+
+
+@pytest.mark.long
+def test_zero_3_shards_over_two_nodes_as_over_two_processes(begin: Any) -> None:
+    found = []
+    for nodes in (1, 2):
+        training = begin("zero3")
+        assert training.ends(training.start(nodes=nodes)) == [0] * nodes, training.said()
+        found += [metrics["adapter_sha256"] for metrics in training.metrics()]
+    assert found[0] == found[1]
+
+
+@pytest.mark.long
+def test_sigterm_on_one_node_before_it_has_loaded_anything_stops_both(begin: Any) -> None:
+    training = begin()
+    first, second = training.start(nodes=2)
+    meetings = "lake/work/adapters/*/*/meeting-*/1.json"
+    _wait_for(lambda: list(training.folder.glob(meetings)), [first, second], seconds=300)
+    second.send_signal(signal.SIGTERM)
+    assert training.ends([first, second]) == [ExitCode.INTERRUPTED] * 2, training.said()
+    assert training.checkpoints() == training.metrics() == []
 
 
 @pytest.mark.long
