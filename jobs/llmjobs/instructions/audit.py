@@ -159,7 +159,7 @@ def quarantined_rows(accounts: Accounts, contract: DataContract) -> Iterator[dic
     one that was taken down there is none.
     """
     flags = refusing(contract)
-    late = dict(accounts.leaks.iter_rows())
+    late = dict(accounts.leaks.with_columns(pl.col("matches").list.join(", ")).iter_rows())
     for row in _refused(accounts).iter_rows(named=True):
         details = {**{flag: row[column] for flag, column in DETAILS.items()}, "leak": late.get(row["row"])}
         details = {} if row["taken_down"] else details  # they quote the row

@@ -56,7 +56,7 @@ class Accounts:
         good: One line for each row that no rule refused, by its number: ``row``, ``end``, ``side`` (of published
             rows), ``rank`` (of ranked train rows). What else is known of them stays on disk: `of_good`, `published`.
         repeats: Dropped rows: ``row``, ``kept_row`` (null: kept elsewhere), ``dataset`` (where), ``similarity``.
-        leaks: Train or validation rows that match: ``row``, ``matches``.
+        leaks: Train or validation rows that match: ``row``, ``matches`` (a list of names).
         mixed: What the mix did with each source; empty without weights.
         fractions: What each fraction of the train side would keep; empty without scores.
     """
@@ -107,7 +107,7 @@ class _Settling:
         self.repeats: list[pl.DataFrame] = []
         self.pairs: pl.DataFrame | None = None
         self.taken_down = pl.Series("row", [], dtype=pl.UInt32)
-        self.leaks = pl.DataFrame(schema={"row": pl.UInt32, "matches": pl.String})
+        self.leaks = pl.DataFrame(schema={"row": pl.UInt32, "matches": pl.List(pl.String)})
 
     def alive(self, *columns: str) -> pl.DataFrame:
         """Return `good` with some columns of the part: the rows that have come to no other end yet."""
@@ -202,7 +202,7 @@ class _Settling:
             return
         sets, threshold = self.past.evaluation.drop("text"), leaks.near_threshold
         found = [leaking(rows, self.pairs, sets=sets, near_threshold=threshold) for rows in self._facing()]
-        self.leaks = pl.concat(found).unique().sort("row")
+        self.leaks = pl.concat(found).unique("row").sort("row")  # a held-out row is in each
         if leaks.severity != "warn":
             self.settle(self.leaks["row"], "quarantined")
             for rows in self._facing():

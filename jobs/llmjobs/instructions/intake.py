@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,7 +16,7 @@ from llmjobs.instructions.choice.quality import score, with_marks
 from llmjobs.instructions.choice.selection import FEATURES, features
 from llmjobs.instructions.corrections import Corrections
 from llmjobs.instructions.identity import identify
-from llmjobs.instructions.parts import READ_FLAGS, REFUSED_COLUMNS, Part
+from llmjobs.instructions.parts import READ_FLAGS, REFUSED_COLUMNS, UNANSWERED, Part
 from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.instructions.raw.sources import SourceFile, Sources
 from llmjobs.instructions.rules.examination import examine
@@ -23,6 +24,8 @@ from llmjobs.instructions.rules.examination import examine
 CHUNK_ROWS = 50_000
 CHUNK_BYTES = 32 << 20
 """Rows, and bytes of their text, that are examined at once; a file's last rows wait for the next file's first."""
+
+_WEIGHTS: dict[str, Any] = {"score": pl.Float32, "mark": pl.UInt8, "features": pl.Array(pl.UInt16, FEATURES)}
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ class Instruments:
     Attributes:
         count_tokens: Rows (``messages``, ``tools``) -> tokens.
         embed: Texts -> unit vectors, (texts, dimensions).
-        judge: Rows (``prompt``, ``answer``) -> marks 1 to 5.
+        judge: Rows (``prompt``, ``answer``) -> marks 1 to 5, null or `parts.UNANSWERED`.
         corrections: Rows to read otherwise than they stand in the files.
     """
 
@@ -107,14 +110,16 @@ def _keys_of_refused(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def weighed(rows: pl.DataFrame, config: PrepareConfig, instruments: Instruments) -> pl.DataFrame:
-    """Add what the later steps weigh rows by, in small types; ``score`` and ``features`` are null where nobody asks."""
+    """Add what the later steps weigh rows by, in small types; scores, marks and features are null where nobody asks."""
     quality = config.contract.quality
-    found = pl.DataFrame(schema={"score": pl.Float32, "features": pl.Array(pl.UInt16, FEATURES)}).clear(rows.height)
+    found = pl.DataFrame(schema=_WEIGHTS).clear(rows.height)
     if quality.score:
         scored = score(rows, quality, embed=instruments.embed)
+        marks = found["mark"]
         if instruments.judge is not None:
-            scored = with_marks(scored, instruments.judge(rows))
-        found = scored.select("score").with_columns(features(rows["prompt"]))
+            marks = instruments.judge(rows).alias("mark")
+            scored = with_marks(scored, marks.set(marks == UNANSWERED, None))
+        found = scored.select("score").with_columns(marks, features(rows["prompt"]))
     category = pl.Categorical()
     return rows.hstack(found).with_columns(
         pl.col("characters", "tokens").cast(pl.UInt32),

@@ -24,7 +24,7 @@ from llmjobs.instructions.choice.quality import QUALITY_VERSION
 from llmjobs.instructions.choice.selection import SELECTION_VERSION
 from llmjobs.instructions.corrections import Corrections
 from llmjobs.instructions.ends import Accounts, Past, account_for
-from llmjobs.instructions.examined_files import examined, instruments_of
+from llmjobs.instructions.examined_files import examined, instruments_of, unanswered_in
 from llmjobs.instructions.expectations import FIGURES, Verdict, judge
 from llmjobs.instructions.identity import said, said_keys
 from llmjobs.instructions.parts import Part
@@ -110,10 +110,20 @@ class Night:
             ]
         )[:_ID_DIGITS]  # fmt: skip
 
-    @property
+    @cached_property
     def version(self) -> str:
-        """Id of the audit: the question, and what the answer is compared with."""
-        return digest(["audit", self.question, current_version(self.lake, self.config.name)])[:_ID_DIGITS]
+        """Id of the audit: the question, what the answer is compared with, and earlier tries that are no answer yet.
+
+        Where a judge left rows unanswered, the same question may have another answer.
+        """
+        asked = ["audit", self.question, current_version(self.lake, self.config.name)]
+        attempt = 0
+        while True:
+            version = digest([*asked, attempt] if attempt else asked)[:_ID_DIGITS]
+            audit = self.lake.manifest("audits", self.config.name, version)
+            if audit is None or not audit.metrics.get("unanswered"):
+                return version
+            attempt += 1
 
     def _answered(self) -> Manifest | None:
         """Return the audit that answers the question: against the current version, or the one that led to it."""
@@ -124,8 +134,10 @@ class Night:
             versions.append(current.inputs["audit"])
         for version in versions:
             audit = self.lake.manifest("audits", name, version)
-            led_to = audit and audit.metrics.get("dataset_version")
-            if audit and (not led_to or self.config.dry_run or self.lake.manifest("datasets", name, led_to)):
+            if audit is None or audit.metrics.get("unanswered"):
+                continue
+            led_to = audit.metrics.get("dataset_version")
+            if not led_to or self.config.dry_run or self.lake.manifest("datasets", name, led_to):
                 return audit
         return None
 
@@ -139,7 +151,10 @@ class Night:
             raise BadData(f"dataset {config.name}: {without_rows(part.files)}; look at `source`")
         accounts, compared = self._accounted(part)
         verdict = judge(_judged(accounts), _numbers(accounts, compared), config.contract, config.name)
-        found = figures(accounts, verdict, compared, config) | {"evaluation_sets": sets}
+        found = figures(accounts, verdict, compared, config) | {
+            "evaluation_sets": sets,
+            "unanswered": unanswered_in(part),
+        }
         empty = [file["source_file"] for file in found["files"] if not file["rows"]]
         if empty and not config.replay:
             logger.warning("%s: %s", config.name, without_rows(empty))

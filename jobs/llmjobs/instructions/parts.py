@@ -44,8 +44,11 @@ ROW_COLUMNS = (
 
 GOOD_COLUMNS = (
     "row", "chunk", "row_key", "said_key", "first_key", "prompt_key", "group_key", "source", "licence", "topic",
-    "label", "language", "characters", "answer_characters", "tokens", "score", "features",
+    "label", "language", "characters", "answer_characters", "tokens", "score", "mark", "features",
 )  # fmt: skip
+
+UNANSWERED = 0
+"""As ``mark``: a judge was asked and no answer came. Null: it was not asked, or its answer was no mark."""
 
 REFUSED_COLUMNS = ("row", "raw", "read_problem", "shape_problem", "repeated_keys", "json_problem", "row_key")
 

@@ -154,7 +154,7 @@ def test_rows_of_an_evaluation_set_leak(tmp_path: Path, severity: str, end: str)
     )
     accounts = accounts_of({"a.jsonl": lines(rows)}, tmp_path / "part", config, Past(evaluation=held))
     assert ends(accounts) == [end, end, "published"]
-    assert accounts.leaks.rows() == ([] if severity == "off" else [(0, "held"), (1, "held")])
+    assert accounts.leaks.rows() == ([] if severity == "off" else [(0, ["held"]), (1, ["held"])])
     assert accounts.read["leak"].to_list() == [severity != "off"] * 2 + [False]
 
 
@@ -177,7 +177,7 @@ def test_groups_that_were_held_apart_stay_apart_and_what_joins_them_goes(tmp_pat
     accounts = accounts_of(files, tmp_path / "part", config, Past(sides=known))
     assert ends(accounts) == ["published", "quarantined"]
     assert accounts.good["side"].to_list() == ["test", None]
-    assert accounts.leaks["matches"].to_list() == ["test"]
+    assert accounts.leaks["matches"].to_list() == [["test"]]
 
 
 def test_a_lost_row_is_noticed(tmp_path: Path) -> None:

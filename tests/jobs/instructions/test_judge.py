@@ -115,7 +115,8 @@ def test_a_row_that_the_endpoint_refuses_has_no_mark_and_the_others_do(ask: Ask,
 
 def test_a_row_without_any_answer_is_null_and_asked_again_another_night(ask: Ask, endpoint: Endpoint) -> None:
     endpoint.trouble["good"] = [status(500)] * judging.TRIES
-    assert ask("good", "wordy").marks.to_list() == [None, 5]
+    found = ask("good", "wordy")
+    assert (found.marks.to_list(), found.unanswered) == ([None, 5], [0])
     assert ask("good", "wordy").marks.to_list() == [4, 5]
     assert len(endpoint.requests) == judging.TRIES + 2
 

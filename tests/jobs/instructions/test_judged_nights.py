@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmjobs.contracts.errors import BadConfig, JobError
-from llmjobs.instructions import prepare
+from llmjobs.instructions import examine, files, prepare
 from llmjobs.instructions.choice import judge as judging
 from llmjobs.lake import Lake
 from tests.jobs.instructions.grader import Endpoint, status
@@ -73,6 +73,40 @@ def test_a_misbehaving_judge_costs_marks_and_no_row(
     raw("b.jsonl", [row(1, "wordy")])
     assert prepare.run(config(quality=quality)).published == 7
     assert len(endpoint.requests) == 1  # the others were marked, or were no mark, in the first night
+
+
+@pytest.mark.parametrize("map_files", [False, True])
+def test_a_row_without_an_answer_is_asked_about_again_in_the_next_night(
+    lake: Lake,
+    raw: Raw,
+    config: MakeConfig,
+    endpoint: Endpoint,
+    *,
+    no_waiting: list[float],
+    map_files: bool,
+) -> None:
+    endpoint.trouble = {"good": [status(503)] * judging.TRIES}
+    raw("a.jsonl", [row(number, word) for number, word in enumerate(("good", "wordy", "prose"))])
+    quality = {"score": True, "judge": {"url": endpoint.url, "model": "grader"}}
+    asked = config(quality=quality, split=ALL_TRAIN).model_copy(update={"map_files": map_files})
+    label = files.run(asked).files[0]
+
+    def night() -> tuple[str, str, bool]:
+        cached = map_files and examine.run(asked.model_copy(update={"only_file": label})).cached
+        result = prepare.run(asked)
+        return result.audit_version, audit_file(lake, result.audit_version, "report.html").read_text(), cached
+
+    first, page, _ = night()
+    assert "1 row got no answer in all tries" in page
+    assert "1 row had no mark" in page
+    assert len(no_waiting) == judging.TRIES - 1
+    endpoint.requests.clear()
+    second, page, cached = night()
+    assert (second != first, cached, len(endpoint.requests)) == (True, False, 1)
+    assert "no answer" not in page
+    assert "Marks by the judge grader" in page
+    third, _, cached = night()
+    assert (third, cached, len(endpoint.requests)) == (second, map_files, 1)
 
 
 def test_a_judge_that_is_down_ends_the_night_and_publishes_nothing(

@@ -32,7 +32,7 @@ def pairs_of(*pairs: tuple[int, int, float]) -> pl.DataFrame:
 def found(rows: pl.DataFrame, pairs: pl.DataFrame | None = None, **more: Any) -> list[tuple[int, str]]:
     leaks = leaking(rows, pairs, **{"sets": None, "near_threshold": 0.9, **more})
     assert leaks.columns == ["row", "matches"]
-    return leaks.rows()
+    return [(row, ", ".join(names)) for row, names in leaks.iter_rows()]
 
 
 def test_a_prompt_of_a_held_out_row_leaks() -> None:
@@ -44,6 +44,12 @@ def test_a_prompt_of_an_evaluation_set_leaks() -> None:
     rows = rows_of(("train", 1), ("validation", 2), ("test", 3), ("train", 4))
     sets = sets_of((-1, "gsm8k", 1), (-2, "mmlu", 1), (-3, "mmlu", 2), (-4, "gsm8k", 3))
     assert found(rows, sets=sets) == [(0, "gsm8k, mmlu"), (1, "mmlu")]
+
+
+def test_a_set_with_a_comma_in_its_name_is_one_set() -> None:
+    sets = sets_of((-1, "maths, easy", 1), (-2, "b", 1))
+    leaks = leaking(rows_of(("train", 1)), None, sets=sets, near_threshold=0.9)
+    assert leaks["matches"].to_list() == [["b", "maths, easy"]]
 
 
 def test_chats_that_share_a_greeting_do_not_match_but_a_question_and_the_chat_that_begins_with_it_do() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from llmjobs.contracts.instructions import Budgets
 from llmjobs.instructions.choice.selection import fractions
-from llmjobs.instructions.report.data import Comparison, Fraction, Matches, QualityCurve, ReportData, Row
+from llmjobs.instructions.report.data import Comparison, Fraction, Marks, Matches, QualityCurve, ReportData, Row
 from llmjobs.instructions.report.diff import Changes, Diff
 from llmjobs.instructions.report.limits import at_most, budget_limits
 from llmjobs.instructions.report.page import TEMPLATES, percent, sections, write_report
@@ -380,3 +380,8 @@ def test_what_the_selection_keeps_is_shown_as_it_is(render: Callable[..., str]) 
     assert curve.fractions[0].tokens == 200
     words = Page(render(replace(SMALLEST, quality=curve))).words
     assert "25.0% 2 200 0.850 0.800 50.0% 46.4% 100.0% 78.6%" in words
+    assert "judge" not in words
+    marked = replace(curve, marks=Marks("some-model", {5: 3, 4: 1_200, 3: 0, 2: 0, 1: 1}, none=2))
+    words = Page(render(replace(SMALLEST, quality=marked))).words
+    assert "Marks by the judge some-model" in words
+    assert "Mark Rows 5 3 4 1,200 3 0 2 0 1 1 2 rows had no mark" in words

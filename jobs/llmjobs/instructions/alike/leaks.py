@@ -31,7 +31,7 @@ def leaking(
         near_threshold: Least similarity of a pair that matches; None: only prompts are compared.
 
     Returns:
-        ``matches`` names what each row matches, sorted and joined by ", ": ``test``, ``validation``, names of sets.
+        ``matches`` lists what each row matches, sorted: ``test``, ``validation``, names of sets.
     """
     rows = rows.select(pl.col("row").cast(pl.Int64), pl.col("side").cast(pl.String), *_KEYS)
     near = _near(pairs, near_threshold)
@@ -114,7 +114,7 @@ def _matching(rows: pl.DataFrame, held: pl.DataFrame, near: pl.DataFrame) -> pl.
     """Return ``row`` and ``matches`` of the rows that match held rows, whose ``name`` says where they are."""
     asked = _asked(rows, held)
     met = pl.concat([asked, _met(rows, held, near)]).unique()
-    return met.group_by("row").agg(matches=pl.col("name").sort().str.join(", "))
+    return met.group_by("row").agg(matches=pl.col("name").sort())
 
 
 def _met(rows: pl.DataFrame, held: pl.DataFrame, near: pl.DataFrame) -> pl.DataFrame:

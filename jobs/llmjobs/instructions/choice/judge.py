@@ -76,6 +76,8 @@ class Marked(NamedTuple):
         known: Rows whose answer was on disk.
         broken: Rows without a mark because the answer was none, or the endpoint refused this row.
         not_sent: Rows beyond `Judge.max_rows`.
+        unanswered: Positions of the rows, of those without a mark, for which nothing came in all tries: another night
+            may get an answer.
     """
 
     marks: pl.Series
@@ -83,6 +85,7 @@ class Marked(NamedTuple):
     known: int
     broken: int
     not_sent: int
+    unanswered: list[int]
 
 
 def judge(rows: pl.DataFrame, judge: Judge, *, cache: Path, sleep: Callable[[float], None] = time.sleep) -> pl.Series:
@@ -120,7 +123,9 @@ def judged(rows: pl.DataFrame, judge: Judge, *, cache: Path, sleep: Callable[[fl
         "judge %s: %d rows asked, %d known, %d without a mark, %d not sent",
         judge.model, len(keys) - known_rows, known_rows, broken, not_sent,
     )  # fmt: skip
-    return Marked(pl.Series("mark", marks, dtype=pl.UInt8), len(keys) - known_rows, known_rows, broken, not_sent)
+    unanswered = [position for position, key in keys.items() if key not in known.marks]
+    series = pl.Series("mark", marks, dtype=pl.UInt8)
+    return Marked(series, len(keys) - known_rows, known_rows, broken, not_sent, sorted(unanswered))
 
 
 def _chosen(rows: pl.DataFrame, most: int) -> list[int]:

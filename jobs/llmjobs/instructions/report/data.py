@@ -238,6 +238,23 @@ class Fraction:
 
 
 @dataclass(frozen=True)
+class Marks:
+    """What a judge said.
+
+    Attributes:
+        judge: The model.
+        rows: Mark, 5 to 1 -> good rows, published or not.
+        none: Good rows without a mark: beyond the contract's `max_rows`, or the answer held none.
+        unanswered: Good rows for which no answer came; the next night asks again.
+    """
+
+    judge: str
+    rows: dict[int, int] = field(metadata=PLAIN)
+    none: int = 0
+    unanswered: int = 0
+
+
+@dataclass(frozen=True)
 class QualityCurve:
     """Quality against quantity.
 
@@ -245,11 +262,13 @@ class QualityCurve:
         fractions: The smallest first.
         budget: What the contract asked for: ``10,000 rows``; empty: all rows are kept.
         kept_share: The fraction that was published, 0 to 1.
+        marks: What a judge said of the good rows; None: none was asked.
     """
 
     fractions: tuple[Fraction, ...]
     budget: str = field(default="", metadata=PLAIN)
     kept_share: float | None = None
+    marks: Marks | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from llmjobs.instructions.ends import Accounts
 from llmjobs.instructions.expectations import Verdict
 from llmjobs.instructions.identity import key_of
 from llmjobs.instructions.json_texts import value_of
+from llmjobs.instructions.parts import UNANSWERED
 from llmjobs.instructions.published import SCHEMA, Published
 from llmjobs.instructions.report.data import (
     Comparison,
@@ -24,6 +25,7 @@ from llmjobs.instructions.report.data import (
     File,
     Fraction,
     Lengths,
+    Marks,
     Match,
     Matches,
     Mix,
@@ -279,10 +281,11 @@ class Findings:
             return None
         rows = self._rows(leaks["row"].head(SAMPLES))
         samples = [
-            Match(rows[line["row"]], Row(f"a row of {line['matches']}", ()), where=line["matches"])
+            Match(rows[line["row"]], Row(f"a row of {where}", ()), where=where)
             for line in leaks.head(SAMPLES).iter_rows(named=True)
+            for where in [", ".join(line["matches"])]
         ]
-        places = dict(leaks["matches"].str.split(", ").explode().value_counts(sort=True).iter_rows())
+        places = dict(leaks["matches"].explode().value_counts(sort=True).iter_rows())
         return Matches(
             exact=leaks.height,
             threshold=self.contract.leaks.near_threshold,
@@ -311,7 +314,15 @@ class Findings:
         train = self.figures["train_rows"] + self.figures["left_out"]
         asked = "" if budget is None else f"{budget.rows:,} rows" if budget.rows else f"{budget.tokens:,} tokens"
         kept = self.figures["train_rows"] / train if train and self.figures["left_out"] else None
-        return QualityCurve(fractions, asked, kept)
+        return QualityCurve(fractions, asked, kept, self._marks())
+
+    def _marks(self) -> Marks | None:
+        judge = self.contract.quality.judge
+        if judge is None:
+            return None
+        counts = dict(self.accounts.of_good("mark")["mark"].value_counts().iter_rows())
+        rows = {mark: counts.get(mark, 0) for mark in range(5, 0, -1)}
+        return Marks(judge.model, rows, counts.get(None, 0), counts.get(UNANSWERED, 0))
 
     def _sources(self) -> Iterator[SourceShare]:
         good = self.accounts.of_good("source", "licence")
