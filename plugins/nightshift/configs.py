@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmjobs.contracts.base import JobConfig
+from llmjobs.contracts.data_contract import DataContract
 from llmjobs.contracts.errors import BadConfig
-from llmjobs.contracts.instructions import DataContract
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from llmjobs.contracts.instructions import Quality
+from llmjobs.contracts.data_contract import Quality
 from llmjobs.instructions.choice import quality, selection
 from llmjobs.instructions.choice.embedder import Embed, embedder
 from llmjobs.instructions.tables import MESSAGE

@@ -224,7 +224,8 @@ def run_ours(path: Path, *, only: Iterable[str] | None) -> dict[str, Any]:
     start = _cpu()
     import polars as pl
 
-    from llmjobs.contracts.instructions import PII_KINDS, RULES, DataContract
+    from llmjobs.contracts.data_contract import DataContract
+    from llmjobs.contracts.data_rules import PII_KINDS, RULES
     from llmjobs.instructions.raw.reading import read_frames
     from llmjobs.instructions.rules.examination import examine
 
@@ -253,7 +254,7 @@ def _judged(table: Any, contract: Any) -> float:
     """Return the CPU seconds of the stored verdict, the import of Great Expectations included."""
     import polars as pl
 
-    from llmjobs.contracts.instructions import FLAGS
+    from llmjobs.contracts.data_rules import FLAGS
     from llmjobs.instructions.expectations import FIGURES, judge
 
     table = table.with_columns(pl.lit(value=False).alias(flag) for flag in FLAGS if flag not in table.columns)

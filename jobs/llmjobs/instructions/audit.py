@@ -17,7 +17,9 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from llmjobs.contracts.instructions import FLAGS, PII_FLAGS, DataContract, PrepareConfig
+from llmjobs.contracts.data_contract import DataContract
+from llmjobs.contracts.data_rules import FLAGS, PII_FLAGS
+from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions.ends import COUNTS, Accounts
 from llmjobs.instructions.expectations import Breach, Verdict
 from llmjobs.instructions.problems import most_frequent

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmjobs.contracts.data_contract import DataContract
 from llmjobs.contracts.environment import LAKE_URL
 from llmjobs.contracts.errors import ExitCode, JobError
-from llmjobs.contracts.instructions import DataContract
 from llmjobs.instructions.checking.lint import warnings
 from llmjobs.instructions.checking.trial import Trial, try_on
 from llmjobs.lake import Lake

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from llmjobs.contracts.data_contract import DataContract, EvaluationSet
 from llmjobs.contracts.errors import BadData
-from llmjobs.contracts.instructions import DataContract, EvaluationSet, Source
+from llmjobs.contracts.instructions import Source
 from llmjobs.instructions.identity import identify, said
 from llmjobs.instructions.problems import with_columns
 from llmjobs.instructions.raw.reading import read_frames

@@ -13,7 +13,8 @@ from typing import Any
 import polars as pl
 
 from llmjobs.contracts.base import digest
-from llmjobs.contracts.instructions import Judge, PrepareConfig
+from llmjobs.contracts.data_contract import Judge
+from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions.choice.embedder import embedder
 from llmjobs.instructions.choice.judge import judged
 from llmjobs.instructions.choice.quality import QUALITY_VERSION

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from llmjobs.contracts.instructions import FLAGS, DataContract
+from llmjobs.contracts.data_contract import DataContract
+from llmjobs.contracts.data_rules import FLAGS
 from llmjobs.validation import great_expectations, validated
 
 _SEVERITY = {"fail": "critical", "quarantine": "warning", "warn": "warning", "drop_field": "info", "fix": "info"} | {

@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 
 from llmjobs.contracts.base import digest
+from llmjobs.contracts.data_rules import FLAGS
 from llmjobs.contracts.environment import STORAGE_OPTIONS
 from llmjobs.contracts.errors import BadData
-from llmjobs.contracts.instructions import FLAGS, PrepareConfig
+from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import evaluation, replay
 from llmjobs.instructions.alike.sides import SIDES

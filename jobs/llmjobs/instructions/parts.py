@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from llmjobs.contracts.instructions import PII_FLAGS, RULES
+from llmjobs.contracts.data_rules import PII_FLAGS, RULES
 
 BUCKETS = 64
 """Ranges of ids. A million rows are 16,000 in each, 16 million 250,000."""

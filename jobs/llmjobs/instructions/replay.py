@@ -17,8 +17,9 @@ from typing import Any
 
 import polars as pl
 
+from llmjobs.contracts.data_contract import Format, Mapping
 from llmjobs.contracts.errors import BadConfig, BadData
-from llmjobs.contracts.instructions import Format, Mapping, PrepareConfig, Source
+from llmjobs.contracts.instructions import PrepareConfig, Source
 from llmjobs.contracts.manifest import Manifest
 from llmjobs.instructions import tables
 from llmjobs.instructions.identity import identify, key_of

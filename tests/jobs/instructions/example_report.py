@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
-from llmjobs.contracts.instructions import Budgets, Drift, RowRules
+from llmjobs.contracts.data_contract import Budgets, Drift
+from llmjobs.contracts.data_rules import RowRules
 from llmjobs.instructions.report.data import (
     Comparison,
     EvaluationSet,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llmjobs.contracts.instructions import DataContract
+from llmjobs.contracts.data_contract import DataContract
 from llmjobs.instructions import check
 from llmjobs.instructions.checking.lint import warnings
 from llmjobs.lake import Lake

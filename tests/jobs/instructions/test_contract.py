@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from llmjobs.contracts.data_contract import DataContract
 from llmjobs.contracts.errors import BadConfig
-from llmjobs.contracts.instructions import DataContract, PrepareConfig
+from llmjobs.contracts.instructions import PrepareConfig
 
 DAGS = Path(__file__).parents[3] / "dags"
 

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 import yaml
 
-from llmjobs.contracts.instructions import DataContract, PrepareConfig
-from llmjobs.contracts.training import Sweep
+from llmjobs.contracts.data_contract import DataContract
+from llmjobs.contracts.instructions import PrepareConfig
+from llmjobs.contracts.sweeping import Sweep
 from llmjobs.instructions.checking.lint import warnings
 from llmjobs.instructions.choice.quality import WEIGHTS
 from llmjobs.instructions.published import COLUMNS

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjobs.contracts.instructions import PII_FLAGS, PII_KINDS, RULES, DataContract
+from llmjobs.contracts.data_contract import DataContract
+from llmjobs.contracts.data_rules import PII_FLAGS, PII_KINDS, RULES
 from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.instructions.rules.examination import Examined, examine
 from llmjobs.instructions.tables import EXAMINED, FIXES, MESSAGE, READ

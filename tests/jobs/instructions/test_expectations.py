@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from llmjobs.contracts.instructions import FLAGS, DataContract
+from llmjobs.contracts.data_contract import DataContract
+from llmjobs.contracts.data_rules import FLAGS
 from llmjobs.instructions.expectations import FIGURES, Breach, Verdict, judge
 
 ROWS = 100

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmjobs.contracts.instructions import Format, Mapping
+from llmjobs.contracts.data_contract import Format, Mapping
 from llmjobs.instructions.raw.formats import COLUMNS, WrongShape, storable, take
 from llmjobs.instructions.raw.row_layouts import Layouts
 

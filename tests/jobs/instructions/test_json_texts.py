@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from llmjobs.contracts.instructions import Answer
+from llmjobs.contracts.data_contract import Answer
 from llmjobs.instructions.json_texts import texts_in, value_of
 from llmjobs.instructions.problems import with_columns
 from llmjobs.instructions.rules.json_answers import problems_and_labels

@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from llmjobs.contracts.data_contract import Judge
 from llmjobs.contracts.errors import BadConfig, JobError
-from llmjobs.contracts.instructions import Judge
 from llmjobs.instructions.choice import judge as judging
 from tests.jobs.instructions.grader import SAID, Endpoint, Handler, broken_off, status
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmjobs.contracts.data_rules import PII_KINDS
 from llmjobs.contracts.errors import BadConfig
-from llmjobs.contracts.instructions import PII_KINDS
 from llmjobs.instructions.rules import presidio
 from llmjobs.instructions.rules.pii import HINTS, found_in, hint, mask_json, mask_text, mask_texts, masked
 

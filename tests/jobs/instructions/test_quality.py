@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmjobs.contracts.data_contract import Quality
 from llmjobs.contracts.errors import BadConfig
-from llmjobs.contracts.instructions import Quality
 from llmjobs.instructions.choice import quality, words
 from llmjobs.instructions.choice.embedder import embedder
 from llmjobs.instructions.tables import MESSAGE

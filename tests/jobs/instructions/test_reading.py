@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmjobs.contracts.instructions import Format, Mapping
+from llmjobs.contracts.data_contract import Format, Mapping
 from llmjobs.instructions.raw import decompression, json_rows, reading
 from llmjobs.instructions.raw.json_rows import ReadRow
 from llmjobs.instructions.raw.plain_rows import PlainRows

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjobs.contracts.instructions import Budgets
+from llmjobs.contracts.data_contract import Budgets
 from llmjobs.instructions.choice.selection import fractions
 from llmjobs.instructions.report.data import Comparison, Fraction, Marks, Matches, QualityCurve, ReportData, Row
 from llmjobs.instructions.report.diff import Changes, Diff

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 import yaml
 
-from llmjobs.contracts.instructions import FLAGS, PII_KINDS, RULES, DataContract
+from llmjobs.contracts.data_contract import DataContract
+from llmjobs.contracts.data_rules import FLAGS, PII_KINDS, RULES
 from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.instructions.rules.examination import examine
 from tests.jobs.instructions.conftest import REPOSITORY

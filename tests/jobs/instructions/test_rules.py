@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjobs.contracts.instructions import RULES, DataContract, RowRules
+from llmjobs.contracts.data_contract import DataContract
+from llmjobs.contracts.data_rules import RULES, RowRules
 from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.instructions.rules.examination import Examined, examine
 from llmjobs.instructions.rules.library import HINT, HINTS, RULES_VERSION, flagged

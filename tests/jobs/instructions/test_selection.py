@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjobs.contracts.instructions import TrainBudget
+from llmjobs.contracts.data_contract import TrainBudget
 from llmjobs.instructions.choice import selection
 from tests.benchmarks.quality import ranked_rows, read
 

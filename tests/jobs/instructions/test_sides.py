@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjobs.contracts.instructions import Split
+from llmjobs.contracts.data_contract import Split
 from llmjobs.instructions.alike.leaks import leaking
 from llmjobs.instructions.alike.near import PAIRS
 from llmjobs.instructions.alike.sides import SIDE, SIDES, assign_sides, remembered, side_of_keys

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmjobs.contracts.instructions import Mapping
+from llmjobs.contracts.data_contract import Mapping
 from llmjobs.instructions.raw import tabular
 from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.instructions.tables import READ

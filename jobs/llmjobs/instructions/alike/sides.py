@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import polars as pl
 
-from llmjobs.contracts.instructions import Split
+from llmjobs.contracts.data_contract import Split
 from llmjobs.instructions.alike.links import components, resolved, standing
 from llmjobs.instructions.alike.mixing import mixed
 

@@ -6,8 +6,8 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from llmjobs.contracts.data_contract import DataContract
 from llmjobs.contracts.errors import BadData
-from llmjobs.contracts.instructions import DataContract
 from llmjobs.lake import Lake
 
 _NO_TOOLS = {"alpaca", "dolly", "prompt_completion"}

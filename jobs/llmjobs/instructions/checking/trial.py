@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmjobs.contracts.data_contract import DataContract
 from llmjobs.contracts.environment import LAKE_URL
 from llmjobs.contracts.errors import BadData
-from llmjobs.contracts.instructions import DataContract, PrepareConfig
+from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions.json_texts import texts_in, value_of
 from llmjobs.lake import Lake
 

@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from llmjobs.contracts.data_contract import Judge
 from llmjobs.contracts.errors import BadConfig, JobError
-from llmjobs.contracts.instructions import Judge
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from llmjobs.contracts.instructions import Quality
+from llmjobs.contracts.data_contract import Quality
 from llmjobs.instructions.choice.embedder import Embed
 from llmjobs.instructions.choice.words import Counts, Hashes, Words, blocks, content, ngrams
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from llmjobs.contracts.instructions import TrainBudget
+from llmjobs.contracts.data_contract import TrainBudget
 from llmjobs.instructions.choice.words import Counts, Hashes, Words, blocks, content
 
 SELECTION_VERSION = 1

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import polars as pl
 
-from llmjobs.contracts.instructions import Format, Mapping
+from llmjobs.contracts.data_contract import Format, Mapping
 from llmjobs.instructions.raw.decoding import Utf8, texts
 from llmjobs.instructions.raw.decompression import Blocks
 from llmjobs.instructions.raw.formats import SPACE

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
-from llmjobs.contracts.instructions import Format, Mapping
+from llmjobs.contracts.data_contract import Format, Mapping
 
 _NAMES_SHOWN = 10
 _NAME_CHARACTERS = 40

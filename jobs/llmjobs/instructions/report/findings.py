@@ -10,7 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from llmjobs.contracts.instructions import PII_KINDS, RULES, PrepareConfig, RowRules
+from llmjobs.contracts.data_rules import PII_KINDS, RULES, RowRules
+from llmjobs.contracts.instructions import PrepareConfig
 from llmjobs.instructions.alike.sides import SIDES
 from llmjobs.instructions.audit import breach_sentence, quarantined_rows, repaired_parts, rows_by_number
 from llmjobs.instructions.ends import Accounts

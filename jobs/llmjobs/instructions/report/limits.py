@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from llmjobs.contracts.instructions import Budgets, Drift
+from llmjobs.contracts.data_contract import Budgets, Drift
 from llmjobs.instructions.report.data import Limit
 from llmjobs.instructions.report.diff import Diff, lost_share
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from llmjobs.contracts.instructions import PII_FLAGS, RULES, DataContract
+from llmjobs.contracts.data_contract import DataContract
+from llmjobs.contracts.data_rules import PII_FLAGS, RULES
 from llmjobs.instructions.rules.json_answers import problems_and_labels
 from llmjobs.instructions.rules.languages import answers_in_another_language
 from llmjobs.instructions.rules.library import flagged, marked

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from llmjobs.contracts.instructions import Answer, JsonField
+from llmjobs.contracts.data_contract import Answer, JsonField
 from llmjobs.instructions.rules.pii import mask_text
 
 _TYPES: dict[str, tuple[type, ...]] = {

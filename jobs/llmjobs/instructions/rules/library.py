@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from llmjobs.contracts.instructions import DataContract
+from llmjobs.contracts.data_contract import DataContract
 from llmjobs.instructions.rules.refusals import AI_NAME, AI_WORD, REFUSAL_HINT, may_refuse, refuses, speaks_for_others
 from llmjobs.instructions.rules.truncation import OPENS_HINT, ends_plainly, is_truncated, may_be_truncated
 

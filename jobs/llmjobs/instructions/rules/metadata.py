@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from llmjobs.contracts.instructions import DataContract
+from llmjobs.contracts.data_contract import DataContract
 from llmjobs.instructions.rules.repairs import CELL, without_personal_data
 from llmjobs.instructions.tables import FIXES
 

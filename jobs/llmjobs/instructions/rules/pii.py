@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from llmjobs.contracts.instructions import PII_KINDS
+from llmjobs.contracts.data_rules import PII_KINDS
 from llmjobs.instructions.rules.account_numbers import cards, ibans, ip_addresses, phones
 from llmjobs.instructions.rules.credentials import KEY_HINT, PEM_HINT, Span, api_keys, private_keys
 

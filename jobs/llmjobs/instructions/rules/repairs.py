@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from llmjobs.contracts.instructions import PII_KINDS, DataContract
+from llmjobs.contracts.data_contract import DataContract
+from llmjobs.contracts.data_rules import PII_KINDS
 from llmjobs.instructions.rules.library import CONTROL, HINT, NO_INPUT, URL_ONLY, without_control
 from llmjobs.instructions.rules.pii import Finder, hint, mask_json, mask_texts, masked
 from llmjobs.instructions.rules.presidio import analyzer, found_by

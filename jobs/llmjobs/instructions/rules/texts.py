@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from llmjobs.contracts.instructions import DataContract
+from llmjobs.contracts.data_contract import DataContract
 from llmjobs.instructions.rules.repairs import CELL, Repaired, repaired, suspicious
 from llmjobs.instructions.tables import MESSAGE
 

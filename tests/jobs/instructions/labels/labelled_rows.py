@@ -14,7 +14,7 @@ import polars as pl
 import yaml
 from scipy.stats import binomtest
 
-from llmjobs.contracts.instructions import DataContract, Mapping
+from llmjobs.contracts.data_contract import DataContract, Mapping
 from llmjobs.instructions.raw.reading import read_frames
 from llmjobs.instructions.rules.examination import examine
 
