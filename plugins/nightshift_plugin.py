@@ -7,7 +7,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from nightshift.links import LINKS
-from nightshift.views.mount import LIVE, PREFIX, LazyReports
+from nightshift.views.mount import ADDRESS, LIVE, PREFIX, LazyReports
 
 
 class NightshiftPlugin(AirflowPlugin):
@@ -20,7 +20,7 @@ class NightshiftPlugin(AirflowPlugin):
     external_views: list[Any] = [  # noqa: RUF012
         {
             "name": "Reports",
-            "href": f"{PREFIX}/reports/",
+            "href": f"{ADDRESS}/reports/",
             "destination": "nav",
             "category": "browse",
             "url_route": "nightshift-reports",

@@ -108,7 +108,7 @@ def test_beyond_a_warn_limit_it_asks_with_the_differences(
     assert detail["defaults"] == ["Reject"]
     assert result["summary"]
     assert result["summary"] in detail["body"]
-    assert f"(/nightshift/reports/audits/{NAME}/versions/{result['audit_version']}/report.html)" in detail["body"]
+    assert f"(nightshift/reports/audits/{NAME}/versions/{result['audit_version']}/report.html)" in detail["body"]
 
 
 @pytest.fixture(scope="module")

@@ -121,7 +121,7 @@ def test_a_refused_night_says_why_and_shows_its_report(runs: Runs, refused: str)
         **dict.fromkeys(("approve", "publish", "announce"), "upstream_failed"),
     }
     assert "100000" in runs.result(PREPARE, refused, "prepare", "refused_because").replace(",", "").replace("_", "")
-    assert runs.links(PREPARE, refused, "prepare")["Report"].startswith("/nightshift/reports/audits/tickets/")
+    assert runs.links(PREPARE, refused, "prepare")["Report"].startswith("nightshift/reports/audits/tickets/")
 
 
 def test_a_refused_night_is_not_tried_again(runs: Runs, refused: str) -> None:

@@ -37,8 +37,8 @@ def addresses(result: Any, **more: Any) -> dict[str, str]:
 
 def test_each_button_opens_its_page() -> None:
     assert addresses(RESULT) == {
-        "Report": "/nightshift/reports/audits/tickets/versions/v1/report.html",
-        "Quarantine": "/nightshift/reports/audits/tickets/versions/v1/quarantine.jsonl",
+        "Report": "nightshift/reports/audits/tickets/versions/v1/report.html",
+        "Quarantine": "nightshift/reports/audits/tickets/versions/v1/quarantine.jsonl",
         "MLflow": "http://127.0.0.1:5000/#/experiments/1/runs/abc",
     }
 
@@ -55,7 +55,6 @@ def test_a_promotion_shows_the_registered_model() -> None:
 def test_a_refused_dataset_shows_the_report_that_its_sentence_names() -> None:
     sentence = f"19% of 300 rows broke a rule, 10% are allowed; report: {RESULT['report_url']}"
     assert (
-        addresses(None, **{SENTENCE: sentence})["Report"]
-        == "/nightshift/reports/audits/tickets/versions/v1/report.html"
+        addresses(None, **{SENTENCE: sentence})["Report"] == "nightshift/reports/audits/tickets/versions/v1/report.html"
     )
     assert addresses(None, **{SENTENCE: "the disk is full"})["Report"] == ""

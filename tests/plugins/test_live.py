@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -15,7 +16,7 @@ from llmjobs.training.identity import AdapterIdentity
 from llmjobs.training.live import say_what_is_trained
 from nightshift.views import live
 from nightshift.views.lake_files import LakeFiles
-from nightshift.views.mount import LIVE
+from nightshift.views.mount import LIVE, PREFIX, report_path
 
 TASK = Identity("train_adapter_tickets", "manual__2026-11-24T02:00:00+00:00", "train")
 
@@ -87,6 +88,17 @@ def test_a_task_that_is_not_mapped_leaves_its_brace() -> None:
     query = {"dag_id": "d", "run_id": "r", "task_id": "t"}
     assert live._task({**query, "map_index": "{MAP_INDEX}"}) == Identity("d", "r", "t")
     assert live._task({**query, "map_index": "3"}) == Identity("d", "r", "t", 3)
+
+
+@pytest.mark.parametrize("base", ["http://host/", "http://host/airflow/"])
+def test_links_lead_to_the_pages_below_any_base_url(base: str) -> None:
+    from nightshift_plugin import NightshiftPlugin
+
+    report = report_path("s3://lake/audits/tickets/versions/v1/report.html")
+    hrefs = [view["href"] for view in NightshiftPlugin.external_views]
+    assert LIVE in hrefs
+    for href in (*hrefs, report):
+        assert urljoin(base, href).startswith(f"{base}{PREFIX[1:]}/"), href
 
 
 @pytest.mark.parametrize("name", ["live.html", "live.js", "live.css"])

@@ -7,8 +7,13 @@ from functools import cached_property
 from typing import Any
 
 PREFIX = "/nightshift"
+"""Where Airflow's API server mounts the pages, below its own root path."""
 
-LIVE = f"{PREFIX}/training/?dag_id={{DAG_ID}}&run_id={{RUN_ID}}&task_id={{TASK_ID}}&map_index={{MAP_INDEX}}"
+ADDRESS = PREFIX.removeprefix("/")
+"""How links name that place: relative to the ``<base>`` of Airflow's web page (3.3.2, ui/dist/index.html), which is the
+path of ``[api] base_url``. From the root they would miss the pages of an Airflow that has a prefix (``/airflow/``)."""
+
+LIVE = f"{ADDRESS}/training/?dag_id={{DAG_ID}}&run_id={{RUN_ID}}&task_id={{TASK_ID}}&map_index={{MAP_INDEX}}"
 """The page of a training task; Airflow's web page fills the braces, and leaves the last one where nothing is mapped."""
 
 KINDS = ("audits", "datasets", "adapters", "evaluations", "sweeps", "training_audits", "refreshes")
@@ -23,7 +28,7 @@ def report_path(url: str) -> str:
     Only the end of the URL counts, so it does not matter where the lake was when the job wrote it.
     """
     match = _VERSIONED_FILE.search(url)
-    return f"{PREFIX}/reports/{match[1]}" if match else ""
+    return f"{ADDRESS}/reports/{match[1]}" if match else ""
 
 
 class LazyReports:

@@ -213,7 +213,7 @@ def test_the_task_leads_to_the_report_also_where_it_fails(
     newest = loaded.lake.pointer(REFRESHES, "notes", NEWEST)
     assert newest is not None
     assert url.endswith(f"/refreshes/notes/versions/{newest.version}/report.html")
-    assert report_path(url).startswith("/nightshift/reports/refreshes/notes/")
+    assert report_path(url).startswith("nightshift/reports/refreshes/notes/")
     manifest = loaded.lake.manifest(REFRESHES, "notes", newest.version)
     assert manifest is not None
     assert manifest.metrics["sentence"] == "Up to date: 12 added; the index holds 12 documents"

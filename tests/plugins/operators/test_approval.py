@@ -81,7 +81,7 @@ def test_the_question_shows_the_differences_and_waits_so_long(
     assert asked["subject"] == "Publish a new version of the dataset rows?"
     assert asked["body"] == body_of(RESULT, operator.effects, 6)
     assert RESULT["summary"] in asked["body"]
-    assert "[Open the report](/nightshift/reports/audits/rows/versions/a1/report.html)" in asked["body"]
+    assert "[Open the report](nightshift/reports/audits/rows/versions/a1/report.html)" in asked["body"]
 
 
 def test_an_approval_is_kept_with_its_author(operator: PublicationApproval) -> None:
