@@ -69,7 +69,8 @@ def test_the_measuring_task_leads_to_the_report(runs: Runs, first: str, unchange
     assert page.startswith("nightshift/reports/refreshes/guide/versions/")
     # The night after changed nothing: it leads to the same page.
     assert runs.links(REFRESH, unchanged, "measure")["Report"] == page
-    status, body = fetch("GET", f"{runs.api.base_url}/{page}", None, {"Authorization": f"Bearer {runs.api.token()}"}, 60)
+    login = {"Authorization": f"Bearer {runs.api.token()}"}
+    status, body = fetch("GET", f"{runs.api.base_url}/{page}", None, login, 60)
     assert status == 200
     assert f"the index holds {DOCUMENTS} documents" in body.decode()
 
