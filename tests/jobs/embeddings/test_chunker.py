@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from llmjobs.embeddings.chunker import Chunk, Chunker
 from llmjobs.embeddings.documents.source import Form
 from llmjobs.embeddings.embedders.tokens import ByteTokens, Tokens
+from tests.benchmarks.chunk_borders import new_chunks
 from tests.jobs.embeddings.night import CountingModel
 
 TOKENS = CountingModel().tokens
@@ -148,6 +149,37 @@ def test_an_edit_changes_only_its_own_section() -> None:
     after = cut("# T\n\n" + "\n\n".join(sections))
     assert {chunk.heading for chunk in after if chunk.text_hash not in before} == {"T > Part 3"}
     assert len(after) > 20
+
+
+PARTS = "\n\n".join(f"## Part {n}\n\nText {n}.\n\n```{'yaml' * (n % 2)}\ncode: {n}\n```\n\nMore." for n in range(12))
+
+
+@pytest.mark.parametrize("number", range(24))
+def test_a_lost_fence_changes_only_its_own_section(number: int) -> None:
+    before = {chunk.text_hash for chunk in cut("# T\n\n" + PARTS)}
+    marks = PARTS.split("```")
+    edited = "```".join(marks[: number + 1]) + "```".join(marks[number + 1 :])
+    new = {chunk.heading for chunk in cut("# T\n\n" + edited) if chunk.text_hash not in before}
+    assert len(new) <= 2
+    assert {f"T > Part {n}" for n in range(12) if n != number // 2} <= {one.heading for one in cut("# T\n\n" + edited)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "````markdown\n\n## shown\n\n```yaml\na: 1\n```\n````\n",
+        "~~~\n\n## shown\n\n```yaml\n~~~\n",
+        "```\n\n## shown\n```\n\n``` `a` b\n\nText.\n",
+    ],
+)
+def test_a_heading_in_a_fence_that_is_closed_is_none(text: str) -> None:
+    assert {chunk.heading for chunk in cut("# Top\n\n" + text)} == {"Top"}
+
+
+def test_nearly_every_edit_of_the_guide_makes_few_chunks() -> None:
+    of_text, _ = new_chunks(150)
+    assert sorted(of_text)[len(of_text) // 2] <= 2
+    assert sorted(of_text)[int(len(of_text) * 0.98)] <= 5
 
 
 def test_other_settings_have_another_fingerprint() -> None:

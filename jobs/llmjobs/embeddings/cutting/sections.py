@@ -10,6 +10,8 @@ from itertools import accumulate, pairwise, zip_longest
 
 from markdown_it import MarkdownIt
 
+from llmjobs.embeddings.cutting.fences import mended
+
 _MAY_HOLD_HEADINGS = re.compile(r"^ {0,3}(?:#{1,6}(?:[ \t]|$)|=+[ \t]*$|-+[ \t]*$)", re.MULTILINE)
 
 
@@ -36,7 +38,7 @@ def sections(text: str, *, title: str = "") -> Iterator[Section]:
     """Yield the stretches between headings in order; together they hold all text but the headings' own lines.
 
     Args:
-        text: Markdown as CommonMark has it.
+        text: Markdown as CommonMark has it, but for fences of code that are not closed.
         title: Of the document: the beginning of every path, unless the text has a level-1 heading of its own.
     """
     headings = _headings(text)
@@ -58,7 +60,7 @@ def _headings(text: str) -> list[_Heading]:
         return []
     starts = [0, *accumulate(len(line) + 1 for line in text.split("\n"))]
     starts[-1] = len(text)
-    tokens = _parser().parse(text)
+    tokens = _parser().parse(mended(text))
     return [
         _Heading(int(token.tag[1:]), inline.content.strip(), starts[token.map[0]], starts[token.map[1]])
         for token, inline in pairwise(tokens)
