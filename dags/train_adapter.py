@@ -33,6 +33,7 @@ from typing import Any
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TaskGroup, TriggerRule, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from llmjobs.contracts.sweeping import SAID
 from llmjobs.contracts.training import TrainConfig
 from nightshift.assets import adapter_asset, announce, dataset_asset
 from nightshift.configs import each_config
@@ -51,8 +52,9 @@ FORM = (
 LIMITS = ("limits.max_hours", "limits.max_cost", "limits.price_per_hour")
 
 SWEEP = """
-**Sweep**: one candidate for each fraction of the rows, the best rows first. **sweep** compares them on the validation
-split, never on the test split, and says whether more rows still help (button *Report*); the best candidate goes on.
+**Sweep**: **train** is mapped: one candidate for each combination of the lists in `sweep`, of fractions the best rows
+first. **sweep** compares them on the validation split, never on the test split, and says which is best and whether
+another is as good (button *Report*); the best candidate goes on. One that diverges ends alone, and is told.
 """
 
 # The plan's dataset and base hold for the whole run, whatever is published meanwhile.
@@ -67,7 +69,6 @@ LAID_OUT = {
     "dist.processes": "{{ ti.xcom_pull(task_ids='estimate')['processes'] }}",
     "train.micro_batch_size": "{{ ti.xcom_pull(task_ids='estimate')['micro_batch_size'] }}",
 }
-BEST = {**PINNED, "data.fraction": "{{ ti.xcom_pull(task_ids='sweep')['fraction'] }}"}
 
 APPROVED = {"approved": f"{{{{ ti.xcom_pull(task_ids='{APPROVAL_TASK}', key='{DECISION}') or '' }}}}"}
 
@@ -117,46 +118,72 @@ def heavy(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def job(module: str, title: str, config: TrainConfig, hours: float, *, task_id: str = "", **more: Any) -> JobOperator:
-    """Return the task of a module of `llmjobs.training`; its id is the module's name, unless it is given."""
-    return JobOperator(
-        task_id=task_id or module,
-        task_display_name=title,
-        module=f"llmjobs.training.{module}",
-        config=config,
-        form=True,
-        execution_timeout=timedelta(hours=hours),
+def job_arguments(module: str, title: str, config: TrainConfig, hours: float, **more: Any) -> dict[str, Any]:
+    """Return the arguments of the task of a module of `llmjobs.training`; its id is the module's name."""
+    return {
+        "task_id": module,
+        "task_display_name": title,
+        "module": f"llmjobs.training.{module}",
+        "config": config,
+        "form": True,
+        "execution_timeout": timedelta(hours=hours),
         **more,
-    )
+    }
 
 
-def train_task(config: TrainConfig, task_id: str, title: str) -> JobOperator:
-    """Return the task that trains one adapter."""
-    doc = "Curves and system metrics: the MLflow button. A retry goes on from the newest checkpoint."
-    # Within the limits nobody is asked, and that is recorded as a skip; a rejection skips what hangs on it.
-    rule = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS if config.limits.asks else TriggerRule.ALL_SUCCESS
-    return job(
-        "train", title, config, 24, task_id=task_id, doc_md=doc, overrides=LAID_OUT, trigger_rule=rule, **heavy(config)
-    )
+def job(module: str, title: str, config: TrainConfig, hours: float, **more: Any) -> JobOperator:
+    """Return the task of a module of `llmjobs.training`."""
+    return JobOperator(**job_arguments(module, title, config, hours, **more))
 
 
-def train_tasks(config: TrainConfig) -> tuple[list[JobOperator], JobOperator]:
-    """Return the tasks that train, and the one after which it is known what to measure."""
+def train_tasks(config: TrainConfig) -> tuple[Any, Any]:
+    """Return the task that trains, and the one after which it is known what to measure."""
+    arguments = {
+        "doc_md": "Curves and system metrics: the MLflow button. A retry goes on from the newest checkpoint.",
+        # Within the limits nobody is asked, and that is recorded as a skip; a rejection skips what hangs on it.
+        "trigger_rule": TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS if config.limits.asks else TriggerRule.ALL_SUCCESS,
+        **heavy(config),
+    }
     if not config.sweep:
-        train = train_task(config, "train", "Train")
-        return [train], train
-    doc = "On the validation split. The curve: the Report button."
-    sweep = job("sweep", "Compare the fractions", config, 4, doc_md=doc, overrides=PINNED, **heavy(config))
-    parts = {f"{one.data.fraction:g}": one for one in config.candidates}
-    trains = [
-        train_task(one, f"train_{part.replace('.', '_')}", f"Train on {part} of the rows")
-        for part, one in parts.items()
-    ]
+        train = job("train", "Train", config, 24, overrides=LAID_OUT, **arguments)
+        return train, train
+    candidates = config.sweep.candidates
+    label = ", ".join(SAID[path].format(f"{{{{ task.overrides['{path}'] }}}}") for path in candidates[0])
+    of_one = job_arguments("train", "Train a candidate", config.candidate({}), 24, **arguments)
+    trains = JobOperator.partial(map_index_template=label, **of_one).expand(
+        overrides=[{**LAID_OUT, **settings} for settings in candidates]
+    )
+    sweep = job(
+        "sweep",
+        "Compare the candidates",
+        config,
+        4,
+        doc_md="On the validation split. The comparison: the Report button.",
+        overrides=PINNED,
+        # The job tells a candidate that diverged from one that is missing for another reason, and goes on without it.
+        trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+        **heavy(config),
+    )
     trains >> sweep
     return trains, sweep
 
 
-def bill(config: TrainConfig, trains: list[JobOperator]) -> JobOperator:
+def pinned_best(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
+    """Return the config of what is measured and promoted, and its overrides: of a sweep the best candidate's."""
+    if not config.sweep:
+        return config, PINNED
+    best = {path: f"{{{{ ti.xcom_pull(task_ids='sweep')['settings']['{path}'] }}}}"
+            for path in config.sweep.candidates[0]}  # fmt: skip
+    return config.candidate({}), {**PINNED, **best}
+
+
+def form(config: TrainConfig) -> dict[str, Any]:
+    """Return the trigger form; what a sweep has a list for is not asked."""
+    swept = config.sweep.candidates[0] if config.sweep else {}
+    return form_for(config, [path for path in FORM + (LIMITS if config.limits.asks else ()) if path not in swept])
+
+
+def bill(config: TrainConfig, trains: Any) -> JobOperator:
     """Return the task that estimates the trainings; where the config has limits, the question to a person between."""
     doc = "Memory part by part, disk, hours and cost: tables in the log."
     estimate = job("estimate", "What will it take?", config, 0.5, overrides=PINNED, doc_md=doc)
@@ -206,8 +233,7 @@ def export_task(config: TrainConfig, pinned: dict[str, str], promote: JobOperato
 
 def train_adapter(name: str, config: TrainConfig) -> DAG:
     """Return the DAG of one adapter."""
-    # What is measured and promoted: of a sweep the candidate that its comparison names.
-    chosen, pinned = (config.on_fraction(1), BEST) if config.sweep else (config, PINNED)
+    chosen, pinned = pinned_best(config)
 
     @dag(
         dag_id=f"train_adapter_{name}",
@@ -219,7 +245,7 @@ def train_adapter(name: str, config: TrainConfig) -> DAG:
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
         max_active_runs=1,
-        params=form_for(config, FORM + LIMITS if config.limits.asks else FORM),
+        params=form(config),
         tags=["nightshift", "training", config.name],
         default_args={"owner": config.owner, "retries": 2, "retry_delay": timedelta(seconds=30)},
     )

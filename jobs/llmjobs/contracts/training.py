@@ -5,6 +5,7 @@ The adapter's version follows from it and from the dataset version, so each job 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -12,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from llmjobs.contracts.base import JobConfig, Strict, digest
 from llmjobs.contracts.exporting import Export
 from llmjobs.contracts.recipe import Checkpoint, Data, Dist, Lora, Model, Quantisation, Train
+from llmjobs.contracts.sweeping import Sweep
 
 SCHEMA = 2
 """Raise it when the same recipe would train another adapter than before."""
@@ -22,7 +24,7 @@ EVALUATION_SCHEMA = 2
 AUDIT_SCHEMA = 1
 """Raise it when the same rows and tokenizer would be audited otherwise than before."""
 
-SWEEP_SCHEMA = 1
+SWEEP_SCHEMA = 2
 """Raise it when the same candidates and rows would be compared otherwise than before."""
 
 _LARGEST_AUTOMATIC_MICRO_BATCH = 8
@@ -105,23 +107,6 @@ class Evaluate(Strict):
         named = [(one.dataset, one.split) for one in self.regression]
         if len(set(named)) < len(named):
             raise ValueError("two regression sets have one dataset and split; give each once")
-        return self
-
-
-class Sweep(Strict):
-    """Several candidates, each trained on a part of the rows; the best on the validation split goes on."""
-
-    fractions: tuple[float, ...] = Field(
-        min_length=2, description="Parts of the train rows, each above 0 and at most 1; the best rows first"
-    )
-
-    @model_validator(mode="after")
-    def _each_once(self) -> Self:
-        wrong = [fraction for fraction in self.fractions if not 0 < fraction <= 1]
-        if wrong:
-            raise ValueError(f"sweep.fractions holds {wrong[0]:g}; a fraction is above 0 and at most 1")
-        if len(set(self.fractions)) != len(self.fractions):
-            raise ValueError(f"sweep.fractions names a fraction twice: {', '.join(map('{:g}'.format, self.fractions))}")
         return self
 
 
@@ -212,16 +197,10 @@ class TrainConfig(JobConfig):
     def _adds_up(self) -> Self:
         if self.dist.world_size:
             self.batching(self.dist.world_size)
-        if self.sweep and self.data.fraction != 1:
-            raise ValueError(f"data.fraction ({self.data.fraction:g}) and sweep clash: give one of them")
+        if self.sweep and self.sweep.fractions and self.data.fraction != 1:
+            raise ValueError(f"data.fraction ({self.data.fraction:g}) and sweep.fractions clash: give one of them")
         if self.sweep and self.evaluate.metric not in {"exact_match", "loss"}:
             raise ValueError(f"a sweep is compared by exact_match or loss, not by {self.evaluate.metric}")
-        if self.dist.strategy.startswith("zero") and self.train.optimizer != "adamw_torch":
-            # The state in 8 bits is quantised in blocks of the shard that a process holds: no other cut can take it.
-            raise ValueError(
-                f"train.optimizer ({self.train.optimizer}) and dist.strategy ({self.dist.strategy}) clash: ZeRO shares "
-                "out the state already, and a checkpoint of it in 8 bits would be tied to the number of processes"
-            )
         self._can_choose()
         self._can_be_computed()
         return self
@@ -248,9 +227,10 @@ class TrainConfig(JobConfig):
         if self.model.attention == "flash_attention_2" and dtype == "float32":
             raise ValueError(f"model.attention (flash_attention_2) computes in 16 bits, but model.dtype is {dtype}")
         if strategy.startswith("zero") and self.train.optimizer != "adamw_torch":
+            # The state in 8 bits is quantised in blocks of the shard that a process holds: no other cut can take it.
             raise ValueError(
-                f"train.optimizer ({self.train.optimizer}) and dist.strategy ({strategy}) clash: ZeRO shards a "
-                "state of 32 bits; take adamw_torch, or ddp"
+                f"train.optimizer ({self.train.optimizer}) and dist.strategy ({strategy}) clash: ZeRO shards a state "
+                "of 32 bits, and one of 8 would tie a checkpoint to the number of processes; take adamw_torch, or ddp"
             )
         if strategy == "zero3" and self.lora.dora:
             raise ValueError(
@@ -263,14 +243,23 @@ class TrainConfig(JobConfig):
         """Whether the adapter is the checkpoint with the lowest validation loss, not the last one."""
         return self.checkpoint.keep_best or self.evaluate.early_stopping is not None
 
-    def on_fraction(self, fraction: float) -> Self:
-        """Return the config of one candidate of the sweep."""
-        return self.model_copy(update={"sweep": None, "data": self.data.model_copy(update={"fraction": fraction})})
+    def candidate(self, settings: Mapping[str, int | float]) -> Self:
+        """Return the config of one candidate of the sweep.
+
+        Args:
+            settings: Its values, by the dotted paths of their fields.
+        """
+        changed: dict[str, Any] = {"sweep": None}
+        for path, value in settings.items():
+            name, _, field = path.partition(".")
+            section = changed.get(name, getattr(self, name))
+            changed[name] = type(section).model_validate({**section.model_dump(), field: value})
+        return self.model_copy(update=changed)
 
     @property
     def candidates(self) -> tuple[Self, ...]:
-        """The configs of the sweep, the smallest fraction first; without a sweep this one alone."""
-        return tuple(map(self.on_fraction, sorted(self.sweep.fractions))) if self.sweep else (self,)
+        """The configs of the sweep, in its order; without a sweep this one alone."""
+        return tuple(map(self.candidate, self.sweep.candidates)) if self.sweep else (self,)
 
     def batching(self, processes: int) -> Batching:
         """Return how the global batch is cut for so many processes.

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from llmjobs.contracts.base import JobResult, Strict
+from llmjobs.contracts.sweeping import Settings
 from llmjobs.contracts.training import Metric
 
 
@@ -313,14 +314,15 @@ class SweepPoint(Strict):
     """One candidate of a sweep.
 
     Attributes:
+        settings: Its values, by the dotted paths of their fields.
         rows: Rows that it was trained on; ``tokens``: theirs, of one pass.
         score: On the validation rows.
-        gain: By how much its metric is better than that of the largest fraction; negative is worse.
+        gain: By how much its metric is better than that of the reference; negative is worse.
         low: Lower end of the paired bootstrap's 95% interval of `gain`; ``high``: the upper end.
-        p_value: Of McNemar's exact test against the largest fraction; None where the metric is the loss.
+        p_value: Of McNemar's exact test against the reference; None where the metric is the loss.
     """
 
-    fraction: float
+    settings: Settings
     adapter_version: str
     rows: int
     tokens: int
@@ -331,15 +333,26 @@ class SweepPoint(Strict):
     p_value: float | None = None
 
 
+class DivergedPoint(Strict):
+    """A candidate whose training ended because its loss was no number; `sentence` names the step."""
+
+    settings: Settings
+    adapter_version: str
+    sentence: str
+
+
 class SweepResult(JobResult):
     """The candidates of a sweep on the same validation rows; the test split is not looked at.
 
     Attributes:
         version: Version of ``sweeps/<name>``.
         rows: Validation rows that were measured.
-        curve: The candidates, the smallest fraction first.
-        fraction: Of the best candidate, which goes on; ``adapter_version`` is its version.
-        sentence: Whether fewer rows would do, with the numbers.
+        curve: The candidates, the smallest values first.
+        diverged: Those that were trained in vain.
+        reference_version: The candidate that the others are compared with: of a sweep over fractions alone the
+            largest, else the best.
+        settings: Of the best candidate, which goes on; ``adapter_version`` is its version.
+        sentence: What was found, with the numbers.
     """
 
     name: str
@@ -353,7 +366,9 @@ class SweepResult(JobResult):
     over_long_rows: int
     base: Score
     curve: list[SweepPoint]
-    fraction: float
+    diverged: list[DivergedPoint]
+    reference_version: str
+    settings: Settings
     adapter_version: str
     sentence: str
     report_url: str

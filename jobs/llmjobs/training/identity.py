@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from llmjobs.contracts.errors import BadData
 from llmjobs.contracts.manifest import Manifest
+from llmjobs.contracts.sweeping import Settings
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.lake import Lake
 from llmjobs.models import model_revision
@@ -15,6 +16,7 @@ ADAPTERS = "adapters"
 EVALUATIONS = "evaluations"
 DECISIONS = "decisions"
 SWEEPS = "sweeps"
+DIVERGENCES = "divergences"
 CHAMPION = "champion"
 
 
@@ -51,11 +53,13 @@ class SweepIdentity:
     """The sweep of one config.
 
     Attributes:
-        candidates: Its adapters, the smallest fraction first.
+        candidates: Its adapters, the smallest values first.
+        settings: Their values, by their versions.
         version: Of ``sweeps/<name>``.
     """
 
     candidates: list[AdapterIdentity]
+    settings: dict[str, Settings]
     version: str
 
 
@@ -68,7 +72,8 @@ def identify_sweep(config: TrainConfig, lake: Lake) -> SweepIdentity:
     """
     candidates = [identify(one, lake) for one in config.candidates]
     versions = [one.version for one in candidates]
-    return SweepIdentity(candidates, config.sweep_version(versions, candidates[0].config.dataset_version))
+    settings = dict(zip(versions, config.sweep.candidates if config.sweep else [{}], strict=True))
+    return SweepIdentity(candidates, settings, config.sweep_version(versions, candidates[0].config.dataset_version))
 
 
 def champion_version(lake: Lake, name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from llmjobs.contracts.sweeping import told
 from llmjobs.contracts.training import TrainConfig
 from llmjobs.contracts.training_results import PlanResult
 from llmjobs.lake import Lake
@@ -48,7 +49,7 @@ def run(config: TrainConfig) -> PlanResult:
     swept = lake.manifest(SWEEPS, config.name, sweep.version) if sweep else None
     if sweep and swept is None:
         return _sweep_to_do(lake, sweep)
-    adapter = identify(config.on_fraction(swept.metrics["fraction"]) if swept else config, lake)
+    adapter = identify(config.candidate(swept.metrics["settings"]) if swept else config, lake)
     name, version = adapter.config.name, adapter.version
     champion = champion_version(lake, name)
     evaluation = evaluation_version(lake, adapter)
@@ -62,8 +63,9 @@ def run(config: TrainConfig) -> PlanResult:
     sentence = withdrawn or _sentence(
         trained=trained, evaluated=evaluated, decided=decided, is_champion=is_champion, exported=exported
     )
-    part = f", the best of a sweep, on {adapter.config.data.fraction:g} of" if swept else " on"
-    sentence = f"adapter {name}, version {version}{part} dataset version {adapter.config.dataset_version}: {sentence}"
+    best = f", the best of a sweep ({told(swept.metrics['settings'])})," if swept else ""
+    on = f"on dataset version {adapter.config.dataset_version}"
+    sentence = f"adapter {name}, version {version}{best} {on}: {sentence}"
     logger.info(sentence)
     if not needed:
         mirror(lake, name, [version])
@@ -104,12 +106,12 @@ def _rolled_back(lake: Lake, config: TrainConfig) -> PlanResult:
 
 
 def _sweep_to_do(lake: Lake, sweep: SweepIdentity) -> PlanResult:
-    """Return the plan of a sweep whose best fraction is not known yet; the largest one stands for it."""
-    largest = sweep.candidates[-1]
-    config, name = largest.config, largest.config.name
+    """Return the plan of a sweep whose best candidate is not known yet; the last one stands for it."""
+    last = sweep.candidates[-1]
+    config, name = last.config, last.config.name
     trained = [lake.manifest(ADAPTERS, name, one.version) is not None for one in sweep.candidates]
     sentence = (
-        f"adapter {name}, a sweep over {len(trained)} fractions of dataset version {config.dataset_version}: "
+        f"adapter {name}, a sweep of {len(trained)} candidates on dataset version {config.dataset_version}: "
         f"{sum(trained)} of them trained; to be compared, measured and decided"
     )
     logger.info(sentence)
@@ -117,10 +119,10 @@ def _sweep_to_do(lake: Lake, sweep: SweepIdentity) -> PlanResult:
         name=name,
         dataset=config.dataset,
         dataset_version=config.dataset_version,
-        adapter_version=largest.version,
+        adapter_version=last.version,
         champion_version=champion_version(lake, name),
         base_model=config.model.name,
-        base_revision=largest.base_revision,
+        base_revision=last.base_revision,
         trained=all(trained),
         evaluated=False,
         decided=False,

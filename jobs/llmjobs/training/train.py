@@ -35,6 +35,7 @@ from llmjobs.training.curves import read_curves
 from llmjobs.training.identity import ADAPTERS, AdapterIdentity, identify
 from llmjobs.training.live import say_what_is_trained
 from llmjobs.training.publication import attempts
+from llmjobs.training.publication.divergence import divergence_kept
 from llmjobs.training.publication.provenance import base_files, computed_on, package_versions
 from llmjobs.training.publication.self_test import SelfTest, self_test
 from llmjobs.training.rendezvous import NodeResult, Rendezvous, rendezvous_of
@@ -77,7 +78,7 @@ def run(config: TrainConfig) -> TrainResult:
     if reused:
         return reused
     folder = _working_folder(lake, adapter)
-    with _alone(folder):
+    with _alone(folder), divergence_kept(lake, adapter):
         # Another run may have trained the same adapter while this one waited for the lock.
         return _existing(lake, adapter) or _train(lake, adapter, folder, stop)
 

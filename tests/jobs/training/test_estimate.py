@@ -152,6 +152,9 @@ def test_a_sweep_is_the_sum_of_its_candidates(
     assert (alone.adapters, swept.adapters) == (1, 2)
     assert swept.tokens == pytest.approx(1.5 * alone.tokens, rel=0.01)
     assert (alone.steps, swept.steps) == (10, 16)
+    ranks = estimate.run(recipe(tiny_model, train=by_epochs, sweep={"ranks": [2, 64], "learning_rates": [0.01, 0.02]}))
+    assert (ranks.adapters, ranks.tokens, ranks.steps) == (4, 4 * alone.tokens, 40)
+    assert ranks.peak_bytes > alone.peak_bytes, "the largest rank must fit"
 
 
 def test_limits_change_no_adapter() -> None:

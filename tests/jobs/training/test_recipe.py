@@ -43,10 +43,14 @@ def test_a_model_can_be_one_word() -> None:
         ({"train": {"learning_rat": 1}}, "did you mean 'learning_rate'"),
         ({"dist": {"strategy": "zero4"}}, "dist.strategy"),
         ({"data": {"fraction": 0}}, "data.fraction: Input should be greater than 0"),
-        ({"data": {"fraction": 0.5}, "sweep": {"fractions": [0.5, 1]}}, r"data.fraction \(0.5\) and sweep clash"),
-        ({"sweep": {"fractions": [1.0]}}, "sweep.fractions"),
-        ({"sweep": {"fractions": [0.5, 1.5]}}, "sweep.fractions holds 1.5; a fraction is above 0 and at most 1"),
-        ({"sweep": {"fractions": [0.5, 0.5]}}, "names a fraction twice: 0.5, 0.5"),
+        ({"data": {"fraction": 0.5}, "sweep": {"fractions": [0.5, 1]}}, r"data.fraction \(0.5\) and sweep.frac"),
+        ({"sweep": {}}, "sweep is empty: give at least one list of two values: fractions, learning_rates, ranks"),
+        ({"sweep": {"fractions": [1.0]}}, r"sweep.fractions has one value \(1\): give two or more, or leave"),
+        ({"sweep": {"ranks": [8, 16], "learning_rates": [1e-4]}}, r"sweep.learning_rates has one value \(0.0001\)"),
+        ({"sweep": {"fractions": [0.5, 1.5]}}, "sweep.fractions.1: Input should be less than or equal to 1"),
+        ({"sweep": {"ranks": [0, 8]}}, "sweep.ranks.0: Input should be greater than or equal to 1"),
+        ({"sweep": {"learning_rates": [0.1, 1]}}, "sweep.learning_rates.1: Input should be less than 1"),
+        ({"sweep": {"fractions": [0.5, 0.5]}}, "sweep.fractions names a value twice: 0.5, 0.5"),
         ({"name": "../x"}, "name"),
         (
             {"quantisation": {"storage": "float32"}},
@@ -135,6 +139,23 @@ def test_a_sweep_is_one_config_for_each_fraction_the_smallest_first() -> None:
     assert swept.candidates[1] == config(data={"fraction": 0.5})
     assert swept.candidates[2] == config(), "all rows are the adapter that it would be without a sweep"
     assert config().candidates == (config(),)
+
+
+def test_a_sweep_is_every_combination_of_its_lists() -> None:
+    swept = config(data={"fraction": 0.5}, sweep={"ranks": [32, 8], "learning_rates": [3e-4, 1e-4]})
+    assert [(one.train.learning_rate, one.lora.r) for one in swept.candidates] == [
+        (1e-4, 8), (1e-4, 32), (3e-4, 8), (3e-4, 32),
+    ]  # fmt: skip
+    assert {one.data.fraction for one in swept.candidates} == {0.5}
+    assert {one.lora.alpha for one in swept.candidates} == {32}
+    alone = config(data={"fraction": 0.5}, lora={"r": 32}, train={"learning_rate": 1e-4})
+    assert swept.candidates[1].adapter_version("d", "r") == alone.adapter_version("d", "r")
+
+
+def test_a_candidate_is_the_same_adapter_however_its_numbers_are_written() -> None:
+    assert config().candidate({"data.fraction": 1}).adapter_version("d", "r") == config().adapter_version("d", "r")
+    with pytest.raises(ValueError, match="less than or equal to 512"):
+        config().candidate({"lora.r": 1000})
 
 
 @pytest.mark.parametrize(
