@@ -1,4 +1,4 @@
-"""A training's sweep in a real Airflow, with a model of 0.1 million parameters: two fractions, one champion."""
+"""A training's sweep in a real Airflow, with a model of 0.1 million parameters: mapped candidates, one champion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 NAME = "swept"
 URI = f"nightshift://adapter/{NAME}"
-TRAINS = ("train_0_25", "train_1")
+CANDIDATES = [(0.25, 2), (0.25, 4), (1.0, 2), (1.0, 4)]
 CONFIG: dict[str, Any] = {
     "name": NAME,
     "dataset": NAME,
@@ -31,7 +31,7 @@ CONFIG: dict[str, Any] = {
     "evaluate": {"metric": "loss", "min_rows": 4},
     "dist": {"threads": 1},
     "resources": {"cpus": 1, "memory_gib": 2},
-    "sweep": {"fractions": [1.0, 0.25]},
+    "sweep": {"fractions": [1.0, 0.25], "ranks": [4, 2]},
 }
 
 
@@ -70,18 +70,21 @@ def night(runs: Runs, dag_id: str) -> str:
     return run_id
 
 
-def test_each_fraction_is_trained_and_one_comparison_names_the_best(runs: Runs, dag_id: str, night: str) -> None:
+def test_each_candidate_is_trained_and_one_comparison_names_the_best(runs: Runs, dag_id: str, night: str) -> None:
     assert set(runs.states(dag_id, night).values()) == {"success"}
-    trained = [runs.result(dag_id, night, name) for name in TRAINS]
-    few, everything = (found["train_rows"] for found in trained)
+    assert runs.mapped(dag_id, night, "train") == {
+        f"{part} of the rows, rank {rank}": "success" for part, rank in CANDIDATES
+    }
+    trained = [runs.result(dag_id, night, "train", map_index=index) for index in range(len(CANDIDATES))]
+    few, _, everything, _ = (found["train_rows"] for found in trained)
     assert 0 < few < everything / 3
     swept = runs.result(dag_id, night, "sweep")
-    assert [point["fraction"] for point in swept["curve"]] == [0.25, 1.0]
+    assert [(point["settings"]["data.fraction"], point["settings"]["lora.r"]) for point in swept["curve"]] == CANDIDATES
     assert [point["adapter_version"] for point in swept["curve"]] == [found["version"] for found in trained]
     losses = [point["score"]["loss"] for point in swept["curve"]]
     assert swept["adapter_version"] == trained[losses.index(min(losses))]["version"]
     assert max(losses) < swept["base"]["loss"]
-    assert runs.links(dag_id, night, "sweep")["Report"].startswith(f"/nightshift/reports/sweeps/{NAME}/")
+    assert runs.links(dag_id, night, "sweep")["Report"].startswith(f"nightshift/reports/sweeps/{NAME}/")
 
 
 def test_the_best_alone_is_champion_and_announced(runs: Runs, lake: Lake, dag_id: str, night: str) -> None:
@@ -91,7 +94,7 @@ def test_the_best_alone_is_champion_and_announced(runs: Runs, lake: Lake, dag_id
     pointer = lake.pointer("adapters", NAME, "champion")
     assert pointer is not None
     assert pointer.version == best
-    assert len(lake.versions("adapters", NAME)) == len(TRAINS)
+    assert len(lake.versions("adapters", NAME)) == len(CANDIDATES)
     assert [event["extra"]["version"] for event in runs.events(URI)] == [best]
 
 
@@ -100,7 +103,8 @@ def test_the_night_after_has_nothing_to_do(runs: Runs, lake: Lake, dag_id: str, 
     run_id = runs.trigger(dag_id)
     assert runs.finish(dag_id, run_id) == "success"
     states = runs.states(dag_id, run_id)
-    assert {states[name] for name in (*TRAINS, "sweep", "evaluate", "promote", "announce")} == {"skipped"}
+    assert {states[name] for name in ("sweep", "evaluate", "promote", "announce")} == {"skipped"}
+    assert set(runs.mapped(dag_id, run_id, "train").values()) == {"skipped"}
     assert "the best of a sweep" in runs.log(dag_id, run_id, "needed")
     assert lake.pointer("adapters", NAME, "champion") == before
     assert len(runs.events(URI)) == 1

@@ -207,10 +207,10 @@ def launching() -> Figure:
         {"name": "nothing", "dataset": "none", "model": MODEL, "dist": {"processes": 2}}, origin="benchmark"
     )
     layout = layout_for(config, gpus=0, cores=usable_cores())
-    environment = {**os.environ, **launcher._environment(layout)}
-    command = [*launcher._command(layout)[:-2], "--no-python", "true"]
+    environment = {**os.environ, **launcher.environment(layout)}
+    command = [*launcher.command(layout)[:-2], "--no-python", "true"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if launcher._run(command, environment) is not None:
+    if launcher.run(command, environment) is not None:
         raise RuntimeError("torchrun did not start two processes that do nothing")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -54,5 +54,5 @@ class Sweep(Strict):
 
 
 def told(settings: Mapping[str, int | float]) -> str:
-    """Return a candidate's values in words, such as ``learning rate 0.0002, rank 8``."""
-    return ", ".join(SAID[path].format(f"{value:g}") for path, value in settings.items())
+    """Return a candidate's values in words, such as ``learning rate 0.0002, rank 8``, in whatever order they come."""
+    return ", ".join(said.format(f"{settings[path]:g}") for path, said in SAID.items() if path in settings)

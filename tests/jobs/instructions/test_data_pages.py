@@ -10,7 +10,7 @@ import yaml
 
 from llmjobs.contracts.data_contract import DataContract
 from llmjobs.contracts.instructions import PrepareConfig
-from llmjobs.contracts.training import Sweep
+from llmjobs.contracts.sweeping import Sweep
 from llmjobs.instructions.checking.lint import warnings
 from llmjobs.instructions.choice.quality import WEIGHTS
 from llmjobs.instructions.published import COLUMNS

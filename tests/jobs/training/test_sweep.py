@@ -136,6 +136,7 @@ def test_the_sentence_says_where_a_list_ends_too_early() -> None:
     said = sentence(MIDDLE[:6], Evaluate(), [])
     assert "; learning rate 0.0002 is the highest that was tried, a higher one may be better on 100" in said
     assert "rank 16 is the" not in said
+    assert told({"lora.r": 8, "train.learning_rate": 2e-4}) == "learning rate 0.0002, rank 8"
     assert "; rank 32 is the highest that was tried" in sentence(MIDDLE[2:3] + MIDDLE[:2], Evaluate(), [])
     lower = [point({"lora.r": 4}, 80), point({"lora.r": 8}, 70, -0.2, -0.1)]
     assert "; rank 4 is the lowest that was tried, a lower one may be better" in sentence(lower, Evaluate(), [])
