@@ -207,11 +207,13 @@ def launching() -> Figure:
         {"name": "nothing", "dataset": "none", "model": MODEL, "dist": {"processes": 2}}, origin="benchmark"
     )
     layout = layout_for(config, gpus=0, cores=usable_cores())
-    environment = {**os.environ, **launcher.environment(layout)}
-    command = [*launcher.command(layout)[:-2], "--no-python", "true"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if launcher.run(command, environment) is not None:
-        raise RuntimeError("torchrun did not start two processes that do nothing")
+    command = [*launcher.command(layout, ["--standalone"])[:-2], "--no-python", "true"]
+    with tempfile.TemporaryDirectory() as folder:
+        assignment = worker.Assignment(config=config, model_path="", folder=folder, adapter_version="none")
+        environment = launcher.environment(assignment, layout)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if launcher.run(command, environment) is not None:
+            raise RuntimeError("torchrun did not start two processes that do nothing")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Figure("training", "launcher and torchrun around 2 empty processes", round(seconds, 2), "CPU s once a run")
