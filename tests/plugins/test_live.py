@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urljoin
 
 import pytest
 
 from llmjobs.contracts.environment import Identity
+from llmjobs.contracts.training_results import TrainingPhase
 from llmjobs.lake import Lake
-from llmjobs.training.identity import AdapterIdentity
-from llmjobs.training.live import say_what_is_trained
+from llmjobs.training.live import Live
 from nightshift.views import live
 from nightshift.views.lake_files import LakeFiles
 from nightshift.views.mount import LIVE, PREFIX, report_path
@@ -22,22 +23,18 @@ TASK = Identity("train_adapter_tickets", "manual__2026-11-24T02:00:00+00:00", "t
 
 
 @pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: AdapterIdentity) -> Lake:
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     """A lake in which one task has said what it trains."""
     monkeypatch.setenv("LLMJOBS_LAKE_URL", f"file://{tmp_path}/lake")
     for name, value in (("DAG_ID", TASK.dag_id), ("RUN_ID", TASK.run_id), ("TASK_ID", TASK.task_id)):
         monkeypatch.setenv(f"LLMJOBS_{name}", value)
     lake = Lake.from_environment()
-    say_what_is_trained(lake, adapter)
+    told(lake).phase("starting")
     return lake
 
 
-@pytest.fixture
-def adapter() -> AdapterIdentity:
-    from llmjobs.contracts.training import TrainConfig
-
-    config = TrainConfig.from_mapping({"name": "tickets", "dataset": "tickets", "model": "m"}, origin="test")
-    return AdapterIdentity(config, "base", "v1")
+def told(lake: Lake, *, heard: bool = True) -> Live:
+    return Live.of_task(lake, name="tickets", version="v1", heard=heard)
 
 
 def step(number: int) -> str:
@@ -65,7 +62,57 @@ def test_a_finished_task_shows_the_published_steps(lake: Lake) -> None:
 def test_before_the_first_step_and_elsewhere_there_is_a_sentence(lake: Lake) -> None:
     assert live.steps_of(LakeFiles(), TASK)["sentence"] == live.NO_STEP
     other = Identity(TASK.dag_id, TASK.run_id, "plan")
-    assert live.steps_of(LakeFiles(), other) == {"steps": [], "done": False, "sentence": live.NOTHING}
+    assert live.steps_of(LakeFiles(), other) == {
+        "steps": [], "done": False, "sentence": live.NOTHING, "progress": "",
+    }  # fmt: skip
+
+
+def said(lake: Lake) -> str:
+    found = live.steps_of(LakeFiles(), TASK)["progress"]
+    assert isinstance(found, str)
+    return found
+
+
+def test_the_page_says_what_the_training_is_at(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said(lake) == "Looking up dataset and base"
+    training = told(lake)
+    training.phase("training")
+    training.step(3, 10, loss=1.5, tokens_per_second=1234.5, left="1m20s")
+    assert said(lake) == "Training", "a step of the last seconds waits"
+    monkeypatch.setattr("llmjobs.training.live._EVERY_SECONDS", 0.0)
+    training.step(4, 10, loss=1.25, tokens_per_second=1234.5, left="1m10s")
+    assert said(lake) == "Training: step 4 of 10, loss 1.25, 1,234 tokens/s, 1m10s left"
+    told(lake, heard=False).phase("saving")
+    assert said(lake).startswith("Training: step 4"), "the other processes leave it to the first"
+    training.phase("validating")
+    assert said(lake) == "Validating: step 4 of 10, loss 1.25, 1,234 tokens/s"
+    with pytest.raises(KeyboardInterrupt), training.ending_told():
+        raise KeyboardInterrupt
+    assert said(lake).startswith("Stopped before the end; the task's log says why: step 4 of 10")
+
+
+def test_a_training_that_is_silent_is_told(lake: Lake) -> None:
+    text = lake.read_text(TASK.live_path)
+    assert text
+    file = json.loads(text)
+    later = datetime.fromisoformat(file["at"]) + timedelta(minutes=7)
+    assert live.progress_of(file, later) == "Looking up dataset and base, nothing was heard for 7 minutes"
+    assert live.progress_of({"name": "tickets", "version": "of an older release"}, later) == ""
+
+
+def test_a_lake_that_cannot_be_written_ends_no_training(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = told(lake)
+    monkeypatch.setattr(Lake, "write_text", _refused)
+    training.phase("training")
+    monkeypatch.undo()
+
+
+def _refused(*_: object) -> None:
+    raise ConnectionError("the store is gone")
+
+
+def test_every_phase_has_a_sentence() -> None:
+    assert set(live.PHASES) == set(get_args(TrainingPhase))
 
 
 def test_a_name_that_leads_out_of_the_lake_is_refused(lake: Lake) -> None:

@@ -163,6 +163,13 @@ class EstimateResult(JobResult):
     summary: str
 
 
+TrainingPhase = Literal[
+    "starting", "waiting", "tokenising", "loading", "trying", "training", "validating", "saving", "testing",
+    "publishing", "stopped",
+]  # fmt: skip
+"""What a training is at, as its task's page is told."""
+
+
 class TrainResult(JobResult):
     """Figures of one training; the whole of them is in the adapter's manifest.
 
@@ -172,6 +179,8 @@ class TrainResult(JobResult):
         over_long_rows: Rows longer than ``data.max_length_tokens`` that were left out.
         resumed_from_step: Step of the checkpoint that the last process went on from; 0 when it began anew.
         tokens_per_second: Over the steps of the last process, padding not counted.
+        tokens_per_second_per_device: Over all steps, validations and checkpoints not counted; None in older versions.
+        mfu: Share of the devices' peak operations, over all steps; None where the peak or the base's family is unknown.
         adapter_sha256: Of the adapter's safetensors.
         mlflow_run_url: Empty when MLflow was not reached.
         notes: What the run had to do without.
@@ -192,6 +201,8 @@ class TrainResult(JobResult):
     loss_last: float
     seconds: float
     tokens_per_second: float
+    tokens_per_second_per_device: float | None = None
+    mfu: float | None = None
     resumed_from_step: int
     adapter_sha256: str
     mlflow_run_url: str = ""

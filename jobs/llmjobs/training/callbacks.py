@@ -11,6 +11,8 @@ from transformers import TrainerCallback  # noqa: TID253  (only the training pro
 
 from llmjobs.contracts.errors import Diverged
 from llmjobs.training.curves import Curves, duration
+from llmjobs.training.live import Live
+from llmjobs.training.rates import STEP_ANSWERS, STEP_TOKENS, Rates
 from llmjobs.training.state.selection import Selection
 from llmjobs.training.stopping import StopSignal, ValidationStopped
 from llmjobs.training.tracking import Tracking
@@ -18,31 +20,56 @@ from llmjobs.training.utilisation import Utilisation
 
 logger = logging.getLogger(__name__)
 
+_TRACKED = (
+    "loss", "learning_rate", "grad_norm", "token_accuracy", "trainable_tokens", "tokens_per_second",
+    "tokens_per_second_per_device", "tflops_per_device", "mfu",
+)  # fmt: skip
+"""What MLflow gets of each step; CPU, memory and GPU are sampled by its own monitor."""
+
 
 class Progress(TrainerCallback):
-    """Writes each step to the log, to ``metrics.jsonl`` and to MLflow; on the first process only.
+    """Writes each step to the log, to ``metrics.jsonl``, to MLflow and to the task's page; on the first process only.
 
     Args:
         curves: Where the steps go.
         tracking: MLflow, or its absence.
+        rates: Of the run.
+        live: What the task's page shows.
     """
 
-    def __init__(self, curves: Curves, tracking: Tracking) -> None:
-        """Start the clock with the training, not here."""
+    def __init__(self, curves: Curves, tracking: Tracking, rates: Rates, live: Live) -> None:
+        """Start the clocks with the training, not here."""
         self._curves = curves
         self._tracking = tracking
-        self._begun = self._last = 0.0
+        self._rates = rates
+        self._live = live
+        self._begun = self._last = self._step_begun = 0.0
         self._first_step = 0
         self._tokens = 0.0
         self._utilisation = Utilisation()
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
-        """Start the clock."""
-        self._begun = self._last = time.monotonic()
+        """Start the clocks."""
+        self._begun = self._last = self._step_begun = time.monotonic()
         self._utilisation = Utilisation()
         self._first_step = state.global_step
+        self._live.phase("training")
 
-    def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_prediction_step(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
+        """Say that a validation is going on."""
+        self._live.phase("validating")
+
+    def on_evaluate(self, _args: Any, _state: Any, control: Any, **_kwargs: Any) -> None:
+        """A validation is no part of a step."""
+        self._step_begun = time.monotonic()
+        self._live.phase("saving" if control.should_save else "training")
+
+    def on_save(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
+        """A checkpoint is no part of a step."""
+        self._step_begun = time.monotonic()
+        self._live.phase("training")
+
+    def on_log(self, _args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Take the figures of one step, or of one validation."""
         logs = logs or {}
         if "eval_loss" in logs:
@@ -50,6 +77,8 @@ class Progress(TrainerCallback):
             logger.info("step %d validation loss %.4f", state.global_step, logs["eval_loss"])
         if "loss" in logs:
             self._step(state, logs)
+            if control.should_save and not control.should_evaluate:
+                self._live.phase("saving")
 
     def _step(self, state: Any, logs: dict[str, Any]) -> None:
         now = time.monotonic()
@@ -60,23 +89,25 @@ class Progress(TrainerCallback):
             "learning_rate": logs["learning_rate"],
             "grad_norm": logs.get("grad_norm", 0.0),
             "token_accuracy": logs.get("mean_token_accuracy", 0.0),
-            "tokens": logs.get("num_tokens", 0.0) - self._tokens,
+            "tokens": logs[STEP_TOKENS],
+            "trainable_tokens": logs[STEP_ANSWERS],
             "seconds": now - self._last,
+            "step_seconds": now - self._step_begun,
+            **self._rates.of_step(logs, now - self._step_begun),
             **self._utilisation.read(),
         }
-        self._tokens, self._last = logs.get("num_tokens", 0.0), now
+        self._tokens += logs[STEP_TOKENS]
+        self._last = self._step_begun = now
         rate = self._tokens / max(now - self._begun, 1e-9)
-        self._curves.add({**line, "tokens_per_second": rate})
-        self._tracking.log(
-            state.global_step,
-            {key: line[key] for key in ("loss", "learning_rate", "grad_norm", "token_accuracy")}
-            | {"tokens_per_second": rate},
-        )
-        left = (now - self._begun) / (state.global_step - self._first_step) * (state.max_steps - state.global_step)
+        line["tokens_per_second"] = rate
+        self._curves.add(line)
+        self._tracking.log(state.global_step, {name: line[name] for name in _TRACKED if name in line})
+        seconds = (now - self._begun) / (state.global_step - self._first_step) * (state.max_steps - state.global_step)
+        left = duration(seconds)
+        self._live.step(state.global_step, state.max_steps, loss=logs["loss"], tokens_per_second=rate, left=left)
         logger.info(
-            "step %d/%d loss %.4g tokens/s %.0f left %s",
-            state.global_step, state.max_steps, logs["loss"], rate, duration(left),
-        )  # fmt: skip
+            "step %d/%d loss %.4g tokens/s %.0f left %s", state.global_step, state.max_steps, logs["loss"], rate, left
+        )
 
 
 class RefuseNaN(TrainerCallback):

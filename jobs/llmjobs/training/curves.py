@@ -41,6 +41,13 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def mean_rate(lines: list[dict[str, Any]], name: str) -> float | None:
+    """Return the mean of a rate over the seconds of the steps; None where no step has it."""
+    known = [(line[name], line["step_seconds"]) for line in lines if name in line]
+    seconds = sum(spent for _, spent in known)
+    return sum(rate * spent for rate, spent in known) / seconds if seconds else None
+
+
 def duration(seconds: float) -> str:
     """Return a time span as people write it: ``45s``, ``1m20s``, ``2h05m``."""
     whole = round(seconds)

@@ -31,9 +31,9 @@ from llmjobs.models import ResolvedModel, resolve_model
 from llmjobs.results import main
 from llmjobs.training import effective, launcher, nodes, worker
 from llmjobs.training.adapter_files import WeightsReport, assemble, model_card
-from llmjobs.training.curves import read_curves
+from llmjobs.training.curves import mean_rate, read_curves
 from llmjobs.training.identity import ADAPTERS, AdapterIdentity, identify
-from llmjobs.training.live import say_what_is_trained
+from llmjobs.training.live import Live
 from llmjobs.training.publication import attempts
 from llmjobs.training.publication.divergence import divergence_kept
 from llmjobs.training.publication.provenance import base_files, computed_on, package_versions
@@ -73,14 +73,15 @@ def run(config: TrainConfig) -> TrainResult:
     wait_without_spinning()
     lake = Lake.from_environment()
     adapter = identify(config, lake)
-    say_what_is_trained(lake, adapter)
+    live = Live.of_task(lake, name=config.name, version=adapter.version)
+    live.phase("starting")
     reused = _existing(lake, adapter)
     if reused:
         return reused
     folder = _working_folder(lake, adapter)
-    with _alone(folder), divergence_kept(lake, adapter):
+    with live.ending_told(), _alone(folder, live), divergence_kept(lake, adapter):
         # Another run may have trained the same adapter while this one waited for the lock.
-        return _existing(lake, adapter) or _train(lake, adapter, folder, stop)
+        return _existing(lake, adapter) or _train(lake, adapter, folder, stop, live)
 
 
 def _follow(config: TrainConfig, place: Rendezvous) -> NodeResult:
@@ -119,7 +120,7 @@ def _working_folder(lake: Lake, adapter: AdapterIdentity) -> Path:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, live: Live) -> Iterator[None]:
     """Hold the folder's lock, which the kernel frees with the process.
 
     Raises:
@@ -131,6 +132,7 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        live.phase("waiting")
         logger.info("another run trains this adapter; waiting up to %d s for it", LOCK_WAIT_SECONDS)
         try:
             lock.acquire(timeout=LOCK_WAIT_SECONDS)
@@ -154,10 +156,10 @@ class TrainedRun:
     layout: Layout
 
 
-def _train(lake: Lake, adapter: AdapterIdentity, folder: Path, stop: StopSignal) -> TrainResult:
+def _train(lake: Lake, adapter: AdapterIdentity, folder: Path, stop: StopSignal, live: Live) -> TrainResult:
     base = resolve_model(adapter.config.model.name, adapter.config.model.revision)
     run = trained(adapter, base, folder, stop)
-    manifest = _publish(lake, adapter, base, run, folder)
+    manifest = _publish(lake, adapter, base, run, folder=folder, live=live)
     # Nothing goes on from a finished run: the adapter is in the lake.
     for leftover in (worker.CHECKPOINTS, "scratch"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
@@ -198,12 +200,15 @@ def _assignment(adapter: AdapterIdentity, base: ResolvedModel, folder: Path) -> 
     )
 
 
-def _publish(lake: Lake, adapter: AdapterIdentity, base: ResolvedModel, run: TrainedRun, folder: Path) -> Manifest:
+def _publish(
+    lake: Lake, adapter: AdapterIdentity, base: ResolvedModel, run: TrainedRun, *, folder: Path, live: Live
+) -> Manifest:
     config, curves = adapter.config, folder / worker.CURVES
     source = run.checkpoint.adapter_path
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch)
         report = assemble(source, target, config=config, base=base, curves=curves)
+        live.phase("testing")
         tested = self_test(target, source, config=config, base=base, layout=run.layout)
         metrics = _metrics(run, report, tested, read_curves(curves))
         shown = {
@@ -214,6 +219,7 @@ def _publish(lake: Lake, adapter: AdapterIdentity, base: ResolvedModel, run: Tra
         ended = attempts.end(folder)
         metrics["device_seconds"] = attempts.device_seconds(ended)
         inputs = _inputs(adapter, base, run, ended)
+        live.phase("publishing")
         return lake.publish(
             target, kind=ADAPTERS, name=config.name, version=adapter.version, metrics=metrics, inputs=inputs
         )
@@ -263,6 +269,7 @@ def _metrics(run: TrainedRun, report: WeightsReport, tested: SelfTest, curves: l
         "loss_last": curves[-1]["loss"] if curves else 0.0,
         "seconds": round(sum(line["seconds"] for line in curves), 3),
         "tokens_per_second": round(fresh[-1]["tokens_per_second"], 1) if fresh else 0.0,
+        **{name: mean_rate(curves, name) for name in ("tokens_per_second_per_device", "tflops_per_device", "mfu")},
         "resumed_from_step": outcome.resumed_from_step,
         "adapter_sha256": report.sha256,
         "tensors": report.tensors,

@@ -21,6 +21,7 @@ from llmjobs.training.data.packing import Cutter
 from llmjobs.training.data.tokenisation import TokenRow, TrainingRows
 from llmjobs.training.probe import LongestBatchFirst
 from llmjobs.training.publication.witness import witness_of
+from llmjobs.training.rates import STEP_ANSWERS, STEP_SQUARES, STEP_TOKENS
 from llmjobs.training.sharding import Layout, deepspeed_settings, recomputes
 from llmjobs.training.state.checkpoints import CheckpointStore
 from llmjobs.training.state.resumable import ResumableTrainer
@@ -154,7 +155,9 @@ class AdapterTrainer(ResumableTrainer):
             with nullcontext() if last or self.is_deepspeed_enabled else self.accelerator.no_sync(model=model):
                 losses.append(super().training_step(model, batch, num_items_in_batch))
         self._total_train_tokens = tokens_before + inputs.tokens
-        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        done = {"num_tokens": self._total_train_tokens, STEP_TOKENS: inputs.tokens, STEP_ANSWERS: inputs.answers}
+        for name, value in {**done, STEP_SQUARES: inputs.squares}.items():
+            self._metrics["train"][name] = [value]
         return torch.stack(losses).sum()
 
     def _get_num_items_in_batch(self, batch_samples: list[Step], device: Any) -> Any:

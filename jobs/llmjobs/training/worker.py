@@ -24,8 +24,10 @@ from llmjobs.logs import configure_logging
 from llmjobs.rendering import load_tokenizer
 from llmjobs.training.data.splits import load_split
 from llmjobs.training.data.tokenisation import Tokenised, TrainingRows
+from llmjobs.training.live import Live
 from llmjobs.training.publication import attempts
 from llmjobs.training.publication.provenance import devices_of
+from llmjobs.training.rates import Rates
 from llmjobs.training.sharding import Layout, layout_for, usable_cores, visible_gpus
 from llmjobs.training.state.checkpoints import Checkpoint, CheckpointStore
 from llmjobs.training.stopping import INTERRUPTED, StopSignal, die_with_parent, leave
@@ -112,6 +114,10 @@ def work(assignment: Assignment, stop: StopSignal) -> None:
     store = CheckpointStore(folder / CHECKPOINTS, layout.checkpoint_layout())
     # Before the model: under ZeRO-3 transformers looks at the arguments when it loads.
     arguments = training_arguments(config, layout, folder / "scratch")
+    live = Live.of_task(
+        Lake.from_environment(), name=config.name, version=assignment.adapter_version, heard=rank.index == 0
+    )
+    live.phase("tokenising")
     rows = _load_rows(config, assignment.model_path)
     checkpoint = store.newest_valid()
     step = checkpoint.step if checkpoint else 0
@@ -119,14 +125,16 @@ def work(assignment: Assignment, stop: StopSignal) -> None:
         _agree_on(step, arguments.device)
     if checkpoint:
         store.go_on_from(checkpoint)
-    reporter = _Reporter(assignment, folder, layout, after_step=step) if rank.index == 0 else None
+    reporter = _Reporter(assignment, folder, layout, live, after_step=step) if rank.index == 0 else None
     if not (checkpoint and checkpoint.finished):
         with _ending_told(reporter), _memory_errors_named(config, layout):
+            live.phase("loading")
             base = load_base(assignment.model_path, config.model, config.quantisation, device=device)
             trainer = build_trainer(
                 config, layout, rows=rows, arguments=arguments, base=base, store=store,
-                callbacks=[*_callbacks(stop, reporter), *_choosing(config)],
+                callbacks=[*_choosing(config), *_callbacks(stop, reporter)],
             )  # fmt: skip
+            live.phase("trying")
             _train(trainer, checkpoint, stop)
             if reporter:
                 reporter.notes += trainer.notes
@@ -239,7 +247,7 @@ def _memory_advice(config: TrainConfig, layout: Layout) -> str:
 def _callbacks(stop: StopSignal, reporter: _Reporter | None) -> list[Any]:
     from llmjobs.training.callbacks import Progress, RefuseNaN, StopAtStep
 
-    shown = [Progress(reporter.curves, reporter.tracking)] if reporter else []
+    shown = [Progress(reporter.curves, reporter.tracking, reporter.rates, reporter.live)] if reporter else []
     return [RefuseNaN(), *shown, StopAtStep(stop)]
 
 
@@ -251,14 +259,16 @@ def _choosing(config: TrainConfig) -> list[Any]:
 
 
 class _Reporter:
-    """What only the first process keeps: curves, MLflow, the outcome."""
+    """What only the first process keeps: curves, rates, MLflow, the task's page, the outcome."""
 
-    def __init__(self, assignment: Assignment, folder: Path, layout: Layout, *, after_step: int) -> None:
+    def __init__(self, assignment: Assignment, folder: Path, layout: Layout, live: Live, *, after_step: int) -> None:
         from llmjobs.training.curves import Curves
         from llmjobs.training.tracking import Tracking
 
         config = assignment.config
         self._folder = folder
+        self.live = live
+        self.rates = Rates.of(config, layout, Path(assignment.model_path))
         self.notes: list[str] = []
         attempt = attempts.Attempt(
             began_at=attempts.now(),

@@ -6,6 +6,8 @@ const WIDTH = 760, HEIGHT = 180, LEFT = 56, BOTTOM = 24, TOP = 8;
 const CHARTS = [
   ["loss", "Loss", "nats per token"],
   ["tokens_per_second", "Speed", "tokens per second"],
+  ["mfu", "Model FLOPs utilisation", "share of the peak, without what a frozen base saves"],
+  ["tflops_per_device", "Operations", "TFLOP/s of each device"],
   ["gpu_percent", "GPU", "percent busy"],
   ["gpu_memory_gib", "GPU memory", "GiB, highest so far"],
   ["cpu_cores", "CPU", "cores busy"],
@@ -45,6 +47,7 @@ function show(found) {
   document.getElementById("said").textContent = steps.length
     ? `${state}: adapter ${found.name}, version ${found.version}, step ${last.step}`
     : found.sentence;
+  document.getElementById("progress").textContent = found.progress;
   const parts = CHARTS.filter(([key]) => steps.some(step => Number.isFinite(step[key]))).flatMap(([key, title, unit]) => {
     const heading = document.createElement("h2");
     const detail = document.createElement("span");

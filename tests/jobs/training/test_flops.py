@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from llmjobs.contracts.recipe import Lora
-from llmjobs.training.estimating.flops import flops_per_token
+from llmjobs.training.estimating.flops import flops_per_token, step_flops
 from llmjobs.training.estimating.shapes import shape_from
+from llmjobs.training.rates import STEP_ANSWERS, STEP_SQUARES, STEP_TOKENS, Rates
 from tests.benchmarks.memory import LLAMA_31_8B
+
+LOGGED = {STEP_TOKENS: 1000.0, STEP_ANSWERS: 400.0, STEP_SQUARES: 260_000.0}
 
 
 def test_a_frozen_base_takes_two_thirds_of_a_full_training() -> None:
@@ -17,6 +20,31 @@ def test_a_frozen_base_takes_two_thirds_of_a_full_training() -> None:
     found = flops_per_token(shape, Lora(r=16), tokens_per_row=1)
     computed = shape.parameters - shape.embedding_parameters / 2
     assert found == pytest.approx(4 * computed + 6 * 41.9e6, rel=0.001)
+
+
+def test_tokens_without_a_loss_need_no_logits() -> None:
+    shape, lora = shape_from(LLAMA_31_8B, origin="test"), Lora(r=16)
+    all_of_them = step_flops(shape, lora, tokens=1000, answers=1000, squares=260_000)
+    assert all_of_them == pytest.approx(1000 * flops_per_token(shape, lora, tokens_per_row=260))
+    some = step_flops(shape, lora, tokens=1000, answers=400, squares=260_000)
+    assert all_of_them - some == 4 * 128_256 * 4096 * 600
+
+
+def test_rates_are_those_of_one_device() -> None:
+    shape, lora = shape_from(LLAMA_31_8B, origin="test"), Lora(r=16)
+    flops = step_flops(shape, lora, tokens=1000, answers=400, squares=260_000)
+    found = Rates(devices=2, lora=lora, shape=shape, peak_flops=1e14).of_step(LOGGED, 0.5)
+    assert found == pytest.approx(
+        {"tokens_per_second_per_device": 1000.0, "tflops_per_device": flops / 1e12, "mfu": flops / 1e14}
+    )
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    lora = Lora(r=16)
+    unknown = Rates(devices=1, lora=lora, shape=None, peak_flops=1e14).of_step(LOGGED, 2.0)
+    assert unknown == {"tokens_per_second_per_device": 500.0}
+    no_peak = Rates(devices=1, lora=lora, shape=shape_from(LLAMA_31_8B, origin="test"), peak_flops=None)
+    assert set(no_peak.of_step(LOGGED, 2.0)) == {"tokens_per_second_per_device", "tflops_per_device"}
 
 
 def test_torch_counts_the_same_in_a_real_model() -> None:

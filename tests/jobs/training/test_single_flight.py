@@ -32,7 +32,7 @@ class Trainings:
     def __init__(self, source: Path) -> None:
         self.source, self.count, self.begun, self.go_on = source, 0, Event(), Event()
 
-    def __call__(self, lake: Lake, adapter: AdapterIdentity, _folder: Path, _stop: Any) -> TrainResult:
+    def __call__(self, lake: Lake, adapter: AdapterIdentity, _folder: Path, _stop: Any, _live: Any) -> TrainResult:
         self.count += 1
         self.begun.set()
         assert self.go_on.wait(60)

@@ -123,13 +123,23 @@ def test_the_adapter_and_its_papers(config: TrainConfig, uninterrupted: TrainRes
         "chat_template.jinja", "recipe.json", "metrics.jsonl", "README.md", "manifest.json",
     }  # fmt: skip
     folder = Path(result.adapter_url.removeprefix("file://"))
-    assert [line["step"] for line in read_curves(folder / "metrics.jsonl")] == list(range(1, STEPS + 1))
+    curves = read_curves(folder / "metrics.jsonl")
+    assert [line["step"] for line in curves] == list(range(1, STEPS + 1))
+    for line in curves:
+        assert 0 < line["trainable_tokens"] < line["tokens"]
+        assert 0 < line["step_seconds"] <= line["seconds"]
+        assert line["tokens_per_second_per_device"] == pytest.approx(line["tokens"] / line["step_seconds"])
+        assert line["tflops_per_device"] > 0
+        assert "mfu" not in line, "nobody knows the peak of this CPU"
     manifest = Lake.from_environment().manifest("adapters", "tickets", result.version)
     assert manifest is not None
     assert manifest.inputs["dataset_version"] == result.dataset_version
     assert manifest.inputs["base_revision"] == result.base_revision
     assert manifest.inputs["seed"] == config.train.seed
     assert manifest.metrics["tensors"] == 2 * 2 * 7
+    spent = sum(line["step_seconds"] for line in curves)
+    assert result.tokens_per_second_per_device == pytest.approx(sum(line["tokens"] for line in curves) / spent)
+    assert result.mfu is None
     assert config.model.name in (folder / "README.md").read_text()
     settings = json.loads((folder / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == config.model.name

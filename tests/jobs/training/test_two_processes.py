@@ -129,6 +129,15 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in read_curves(folder / "metrics.jsonl")]
 
 
+def test_speed_and_memory_are_those_of_both_processes(under_torchrun: Path, alone: Path) -> None:
+    last, single = (
+        read_curves(folder / "metrics.jsonl")[-1] for folder in (under_torchrun / "ddp", alone / "bfloat16")
+    )
+    assert last["tokens_per_second_per_device"] == pytest.approx(last["tokens"] / last["step_seconds"] / 2)
+    assert last["trainable_tokens"] == single["trainable_tokens"]
+    assert last["memory_gib"] > 1.5 * single["memory_gib"]
+
+
 def weights(folder: Path) -> Path:
     return folder / "checkpoints" / f"step-{STEPS:08d}" / WEIGHTS
 

@@ -100,11 +100,13 @@ class Step:
         micro_batches: Tensors of each, as `padded` or `packed` gives them.
         answers: Tokens with a loss in the whole step, over all processes; the loss is divided by them.
         tokens: Tokens of the whole step, padding not counted.
+        squares: Sum of the squares of its rows' lengths, to which the work of attention is proportional.
     """
 
     micro_batches: list[dict[str, Any]]
     answers: int
     tokens: int
+    squares: int
 
 
 class StepBatches:
@@ -124,11 +126,13 @@ class StepBatches:
 
     def __call__(self, rows: list[TokenRow]) -> Step:
         """Return this process' share of a step of `rows`."""
-        share = self.cutter.cut([len(row.input_ids) for row in rows])[self._process]
+        lengths = [len(row.input_ids) for row in rows]
+        share = self.cutter.cut(lengths)[self._process]
         return Step(
             [self.tensors(rows, batch) for batch in share],
             answers=sum(answers(row) for row in rows),
-            tokens=sum(len(row.input_ids) for row in rows),
+            tokens=sum(lengths),
+            squares=sum(length**2 for length in lengths),
         )
 
     def tensors(self, rows: list[TokenRow], batch: MicroBatch) -> dict[str, Any]:

@@ -25,8 +25,21 @@ def flops_per_token(shape: ModelShape, lora: Lora, *, tokens_per_row: float) -> 
         lora: The adapter.
         tokens_per_row: Mean length; a token attends to half of its row.
     """
-    head = shape.vocabulary * shape.hidden
-    weights = _FROZEN * (shape.linear_parameters + head) + _TRAINED * adapter_parameters(shape, lora)
+    return step_flops(shape, lora, tokens=1, answers=1, squares=tokens_per_row)
+
+
+def step_flops(shape: ModelShape, lora: Lora, *, tokens: float, answers: float, squares: float) -> float:
+    """Return the operations that an optimiser step cannot do without, over all devices.
+
+    Args:
+        shape: The base.
+        lora: The adapter.
+        tokens: Of the step, padding not counted.
+        answers: Tokens with a loss; the others need no logits.
+        squares: Sum of the squares of the rows' lengths.
+    """
+    layers = _FROZEN * shape.linear_parameters + _TRAINED * adapter_parameters(shape, lora)
+    head = _FROZEN * shape.vocabulary * shape.hidden
     # Scores and their sum over the values: 2 products forward and 4 backward, each as long as the row.
-    attention = 6 * 2 * _CAUSAL * tokens_per_row * shape.heads * shape.head_dim * shape.layers
-    return weights + attention
+    attention = 6 * 2 * _CAUSAL * shape.heads * shape.head_dim * shape.layers
+    return layers * tokens + head * answers + attention * squares
