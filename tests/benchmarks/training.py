@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from llmjobs.contracts.training import TrainConfig
+from llmjobs.lake import Lake
 from llmjobs.models import resolve_model
 from llmjobs.rendering import ChatRow, load_tokenizer
 from llmjobs.training import launcher, worker
 from llmjobs.training.data.tokenisation import Tokenised, TrainingRows, tokenise
+from llmjobs.training.live import Live
 from llmjobs.training.sharding import layout_for, usable_cores, wait_without_spinning
 from llmjobs.training.stopping import StopSignal
 from tests.benchmarks.figures import Figure, Skipped, report
@@ -158,7 +160,8 @@ def ours(records: list[dict[str, str]], folder: Path, clock: Clock) -> Any:
     tokens = tokenise(rows, tokenizer, max_length_tokens=LONGEST).rows
     layout = layout_for(config, gpus=0, cores=usable_cores())
     assignment = worker.Assignment(config=config, model_path=path, folder=str(folder), adapter_version="speed")
-    reporter = worker._Reporter(assignment, folder, layout, after_step=0)
+    live = Live(Lake(f"file://{folder}/lake"), "work/live/speed.json", name="speed", version="speed")
+    reporter = worker._Reporter(assignment, folder, layout, live, after_step=0)
     return build_trainer(
         config, layout, rows=TrainingRows(tokenizer, Tokenised(tokens, {}), []),
         arguments=training_arguments(config, layout, folder / "scratch"),
