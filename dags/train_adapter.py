@@ -140,6 +140,7 @@ def train_tasks(config: TrainConfig) -> tuple[Any, Any]:
     """Return the task that trains, and the one after which it is known what to measure."""
     arguments = {
         "doc_md": "Curves and system metrics: the MLflow button. A retry goes on from the newest checkpoint.",
+        "resumable": True,
         # Within the limits nobody is asked, and that is recorded as a skip; a rejection skips what hangs on it.
         "trigger_rule": TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS if config.limits.asks else TriggerRule.ALL_SUCCESS,
         **heavy(config),

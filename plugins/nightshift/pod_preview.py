@@ -1,5 +1,7 @@
 """Print the pod of a task as YAML, without a cluster: what a platform team wants to read before it says yes.
 
+Of a training over several nodes all pods and their Service are printed.
+
 python -m nightshift.pod_preview dags/train_adapter.py train_adapter_tickets train
 """
 
@@ -21,15 +23,14 @@ from kubernetes.client import ApiClient
 from nightshift.operators.job import JobOperator
 
 
-def pod_of(task: Any) -> dict[str, Any]:
-    """Return the pod of a task as plain data, as the API server would get it.
+def manifests_of(task: Any) -> list[dict[str, Any]]:
+    """Return what a task would create as plain data, as the API server would get it; its own pod first.
 
     A mapped task shows the pod of its plain config; overrides are known only when it runs.
     """
     if isinstance(task, MappedOperator):
         task = task.unmap({"overrides": {}})
-    pod = task.build_pod_request_obj(dry_run=True)
-    return dict(ApiClient().sanitize_for_serialization(pod))
+    return [dict(ApiClient().sanitize_for_serialization(one)) for one in task.manifests()]
 
 
 def dags_of(path: str) -> dict[str, Any]:
@@ -66,8 +67,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("task_id")
     given = parser.parse_args(arguments)
     with quiet_stdout():
-        pod = pod_of(task_of(given.file, given.dag_id, given.task_id))
-    sys.stdout.write(yaml.safe_dump(pod, sort_keys=False))
+        manifests = manifests_of(task_of(given.file, given.dag_id, given.task_id))
+    sys.stdout.write(yaml.safe_dump_all(manifests, sort_keys=False))
     return 0
 
 

@@ -15,11 +15,19 @@ USER_ID = 10001
 HOME = "/home/nightshift"
 SPOT_LABEL = "nightshift/capacity"
 
-POD_ONLY = ("HOME", environment.IMAGE)
-"""Variables that describe the container: a process on this machine keeps its own home, and has no image."""
+POD_ONLY = ("HOME", environment.IMAGE, environment.WORK_FOLDER)
+"""Variables that describe the container: a process on this machine keeps its own home, and has no image or claim."""
 
 
-def defaults(*, module: str, memory_gib: float, cpus: float, gpus: int, spot: bool) -> dict[str, Any]:
+WORK_FOLDER = "/work"
+"""Where the claim of ``[nightshift] work_claim`` is mounted."""
+
+_CLAIM = "work"
+
+
+def defaults(
+    *, module: str, memory_gib: float, cpus: float, gpus: int, spot: bool, resumable: bool = False
+) -> dict[str, Any]:
     """Return the arguments of `KubernetesPodOperator` that make a job's pod.
 
     Args:
@@ -28,15 +36,17 @@ def defaults(*, module: str, memory_gib: float, cpus: float, gpus: int, spot: bo
         cpus: Cores asked for. No limit: idle cores may be used.
         gpus: Whole NVIDIA GPUs.
         spot: Whether the pod runs on capacity that may be taken away.
+        resumable: Whether the job leaves checkpoints for the pod after it: they go to the claim, where there is one.
     """
+    claim = settings.text("work_claim", "") if resumable else ""
     return {
         "image": settings.text("image", "nightshift-jobs:latest"),
         "namespace": settings.text("namespace", "") or None,
         "config_file": settings.text("kubeconfig", "") or None,
         "cmds": ["python", "-m", module],
         "container_resources": resources(memory_gib=memory_gib, cpus=cpus, gpus=gpus),
-        "volumes": volumes(memory_gib=memory_gib, gpus=gpus),
-        "volume_mounts": mounts(gpus=gpus),
+        "volumes": volumes(memory_gib=memory_gib, gpus=gpus, claim=claim),
+        "volume_mounts": mounts(gpus=gpus, claim=claim),
         "node_selector": {SPOT_LABEL: "spot"} if spot else {},
         "tolerations": tolerations(gpus=gpus, spot=spot),
         **SAFE,
@@ -95,8 +105,8 @@ def resources(*, memory_gib: float, cpus: float, gpus: int) -> k8s.V1ResourceReq
     )
 
 
-def volumes(*, memory_gib: float, gpus: int) -> list[k8s.V1Volume]:
-    """Return the writable folders of a container whose root is read-only.
+def volumes(*, memory_gib: float, gpus: int, claim: str = "") -> list[k8s.V1Volume]:
+    """Return the writable folders of a container whose root is read-only, and the claim's where one is named.
 
     ``/dev/shm`` of a GPU job is memory and counts against the container's limit: NCCL and data loaders need
     more than the runtime's 64 MiB, so up to half of the memory may go there.
@@ -108,12 +118,17 @@ def volumes(*, memory_gib: float, gpus: int) -> list[k8s.V1Volume]:
     if gpus:
         half = f"{round(memory_gib * 512)}Mi"
         found.append(k8s.V1Volume(name="shm", empty_dir=k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=half)))
+    if claim:
+        source = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=claim)
+        found.append(k8s.V1Volume(name=_CLAIM, persistent_volume_claim=source))
     return found
 
 
-def mounts(*, gpus: int) -> list[k8s.V1VolumeMount]:
+def mounts(*, gpus: int, claim: str = "") -> list[k8s.V1VolumeMount]:
     """Return where `volumes` are mounted."""
     paths = {"tmp": "/tmp", "home": HOME, **({"shm": "/dev/shm"} if gpus else {})}  # noqa: S108  the container's own
+    if claim:
+        paths[_CLAIM] = WORK_FOLDER
     return [k8s.V1VolumeMount(name=name, mount_path=path) for name, path in paths.items()]
 
 

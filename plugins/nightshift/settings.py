@@ -5,6 +5,8 @@ image                    image of a job's pod (read when the DAG is parsed)
 namespace                namespace of pods; empty: the provider's choice
 connections_secret       Secret with one key for each variable of `llmjobs.contracts.environment.CONNECTIONS`, and
                          LLMJOBS_STORAGE_OPTIONS.<connection id> for each `connection` that a config names
+work_claim               PersistentVolumeClaim for checkpoints (read when the DAG is parsed): a training goes on from
+                         them on another machine; ReadWriteMany, and needed, where dist.nodes is above 1
 code_version             version of the jobs' code; empty: the git bundle's commit or a digest of the code
 relaunches               how often one try starts an interrupted job again (default 5)
 local_environment        more variables that a local job may see, separated by commas

@@ -67,6 +67,7 @@ class Runs:
     pods: DagRun
     faults: DagRun
     left: dict[str, str]
+    services: set[str]
 
 
 @contextmanager
@@ -93,12 +94,17 @@ def path_of_jobs() -> str:
     return os.pathsep.join(str(folder) for folder in folders)
 
 
+def kept(kubeconfig: Path, kind: str) -> list[dict[str, Any]]:
+    """Return what the cluster holds of one kind: ``pods``, ``services``."""
+    address = json.loads(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+    with urllib.request.urlopen(f"{address}/api/v1/namespaces/night/{kind}") as answer:
+        return list(json.load(answer)["items"])
+
+
 def phases(kubeconfig: Path) -> dict[str, str]:
     """Return the phase of each pod in the cluster, by name without its random suffix."""
-    address = json.loads(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
-    with urllib.request.urlopen(f"{address}/api/v1/namespaces/night/pods") as answer:
-        items = json.load(answer)["items"]
-    return {pod["metadata"]["name"].rpartition("-")[0]: pod["status"]["phase"] for pod in items}
+    pods = kept(kubeconfig, "pods")
+    return {pod["metadata"]["name"].rpartition("-")[0]: pod["status"]["phase"] for pod in pods}
 
 
 @pytest.fixture(scope="session")
@@ -128,9 +134,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, airflow_environment: dict[str
         command = [sys.executable, str(HERE / "run_dags.py"), str(folder / "out"), str(kubeconfig)]
         done = run(command, env=environ, check=False, capture_output=True, text=True, timeout=540)
         assert done.returncode == 0, done.stderr + "".join(p.read_text()[-4000:] for p in folder.glob("out/*/log.txt"))
-        left = phases(kubeconfig)
+        left, services = phases(kubeconfig), {one["metadata"]["name"] for one in kept(kubeconfig, "services")}
     out = folder / "out"
-    return Runs(DagRun(out / "local-jobs"), DagRun(out / "kubernetes-jobs"), DagRun(out / "kubernetes-faults"), left)
+    return Runs(
+        DagRun(out / "local-jobs"), DagRun(out / "kubernetes-jobs"), DagRun(out / "kubernetes-faults"), left, services
+    )
 
 
 @pytest.fixture(params=["local", "pods"])

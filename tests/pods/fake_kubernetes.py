@@ -20,6 +20,7 @@ import json
 import os
 import signal
 import sys
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -83,6 +84,8 @@ class FakeKubernetes(kmock.KubernetesEmulator):
             case "POST", ["api", "v1", "namespaces", namespace, "pods"]:
                 response = await super().__call__(raw_request)
                 pod = json.loads(await raw_request.read())
+                identity = {"metadata": {"uid": str(uuid.uuid4())}}
+                self.objects["v1/pods", namespace, pod["metadata"]["name"]].patch(identity)
                 self.keep(self.live(namespace, pod))
                 return response
         return await super().__call__(raw_request)
@@ -109,6 +112,7 @@ class FakeKubernetes(kmock.KubernetesEmulator):
         running.conditions = [scheduled]
         container = next(one for one in pod["spec"]["containers"] if one["name"] == BASE)
         environ, missing = self.environment_of(container)
+        self.mount_claims(pod["spec"].get("volumes", []), container, environ)
         waiting = notes.get("fake/waiting") or ("CreateContainerConfigError" if missing else "")
         if waiting:
             running.base_state = {"waiting": {"reason": waiting, "message": missing or "played by the fake"}}
@@ -192,6 +196,25 @@ class FakeKubernetes(kmock.KubernetesEmulator):
                 return {}, f"secret {key[0]!r} has no key {key[1]!r}"
             found[variable["name"]] = self.secrets[key]
         return found, ""
+
+    def mount_claims(self, volumes: list[dict[str, Any]], container: dict[str, Any], environ: dict[str, str]) -> None:
+        """Give a process what its pod would find: folders of claims, and node 0 under its name on this machine."""
+        claims = {one["name"]: one["persistentVolumeClaim"] for one in volumes if "persistentVolumeClaim" in one}
+        for mount in container.get("volumeMounts", []):
+            if mount["name"] not in claims:
+                continue
+            folder = self.folder / "claims" / claims[mount["name"]]["claimName"]
+            folder.mkdir(parents=True, exist_ok=True)
+            environ.update({name: str(folder) for name, value in environ.items() if value == mount["mountPath"]})
+        if (first := environ.get("MASTER_ADDR", "")) and self.serves(first):
+            environ["MASTER_ADDR"] = "127.0.0.1"
+
+    def serves(self, name: str) -> bool:
+        """Return whether a headless Service gives a pod this name."""
+        host, _, service = name.partition(".")
+        kept = [one for (resource, _, _), one in self.objects.items() if str(resource.plural) == "pods"]
+        found = [one.raw["spec"] for one in kept if not one.deleted and one.raw["spec"].get("hostname") == host]
+        return any(spec.get("subdomain") == service for spec in found)
 
     # --- requests that kmock does not serve
 

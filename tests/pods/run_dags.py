@@ -28,6 +28,7 @@ def redirect(path: Path) -> None:
 def main(folder: Path, kubeconfig: str) -> None:
     os.environ["AIRFLOW__NIGHTSHIFT__KUBECONFIG"] = kubeconfig
     os.environ["AIRFLOW__NIGHTSHIFT__PODS_SHARE_THIS_MACHINE"] = "True"
+    os.environ["AIRFLOW__NIGHTSHIFT__WORK_CLAIM"] = "checkpoints"
     sys.path.insert(0, str(Path(__file__).with_name("dags")))
     for runner, dag_id in CASES:
         os.environ["AIRFLOW__NIGHTSHIFT__RUNNER"] = runner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,6 +98,30 @@ def test_what_a_cluster_does_to_a_pod_has_a_name(runs: Any, task: str, error: st
     failure = runs.faults.failures[task]
     assert failure["error"] == error
     assert re.search(text, failure["text"])
+
+
+@pytest.mark.parametrize(("task", "rounds"), [("nodes", 1), ("nodes_interrupted", 2), ("nodes_deferred", 2)])
+def test_all_nodes_of_a_job_are_started_and_started_again(runs: Any, task: str, rounds: int) -> None:
+    assert runs.pods.states[f"{task}[-1]"] == ["success", 1]
+    first = runs.pods.results[task]["variables"]
+    assert (first["NODE_RANK"], first["NNODES"], first["LLMJOBS_TASK_ID"]) == ("0", "3", task)
+    assert runs.pods.starts(task) == 3 * rounds
+    met = Path(first["LLMJOBS_WORK_FOLDER"]) / task
+    assert len(list(met.glob("round-*"))) == 3 * rounds
+    assert {path.read_text() for path in met.iterdir()} == {"127.0.0.1"}, "node 0 has a name that all can look up"
+
+
+def test_why_a_node_was_lost_is_said_by_its_own_pod(runs: Any) -> None:
+    failure = runs.pods.failures["node_lost"]
+    assert failure["error"] == "Preempted"
+    assert re.search(r"^pod node-lost-\w+-[12]: the job was ended by SIGKILL", failure["text"])
+    assert re.search(r"The other nodes: node-lost-\w+-1, node-lost-\w+-2", runs.pods.log)
+
+
+def test_nothing_of_the_other_nodes_is_left(runs: Any) -> None:
+    kept = {name for name in runs.left if name.startswith("node")}
+    assert kept == {"nodes-interrupted", "nodes-deferred", "node-lost"}, "node 0 of each failed round may be looked at"
+    assert runs.services == set()
 
 
 def test_no_pod_is_left_that_could_run_beside_the_next_try(runs: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,20 @@ import yaml
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
-from llmjobs.contracts.base import JobConfig
+from llmjobs.contracts.base import JobConfig, Strict
 from nightshift.operators.job import JobOperator
-from nightshift.pod_preview import pod_of, task_of
+from nightshift.pod_preview import manifests_of, task_of
+from nightshift.runners import node_pods
 
 KUBERNETES = ("1.33", "1.36")
+
+
+class Dist(Strict):
+    nodes: int = 3
+
+
+class SpreadConfig(JobConfig):
+    dist: Dist = Dist()
 
 
 class PodConfig(JobConfig):
@@ -108,6 +118,58 @@ def test_spot_pods_choose_spot_nodes() -> None:
     assert [one["key"] for one in spec["tolerations"]] == ["nightshift/capacity"]
 
 
+def of_three_nodes() -> list[dict[str, Any]]:
+    task = JobOperator(
+        task_id="train",
+        module="llmjobs.training.train",
+        config=SpreadConfig(),
+        resumable=True,
+        namespace="night",
+        gpus=1,
+    )
+    return manifests_of(task)
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_pods_of_several_nodes_are_valid_and_alike(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__NIGHTSHIFT__WORK_CLAIM", "checkpoints")
+    first, service, *others = of_three_nodes()
+    for manifest in (first, service, *others):
+        kubernetes_validate.validate(manifest, version, strict=True)
+    name = service["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert [pod["spec"]["hostname"] for pod in (first, *others)] == ["node-0", "node-1", "node-2"]
+    for node, pod in enumerate((first, *others)):
+        variables = {one["name"]: one.get("value") for one in base(pod)["env"]}
+        assert variables["NODE_RANK"] == str(node)
+        assert variables["MASTER_ADDR"] == f"node-0.{name}"
+        assert variables["LLMJOBS_WORK_FOLDER"] == "/work"
+        assert (pod["spec"]["subdomain"], pod["metadata"]["labels"]["nightshift/nodes-of"]) == (name, name)
+        assert {"name": "work", "persistentVolumeClaim": {"claimName": "checkpoints"}} in pod["spec"]["volumes"]
+        assert base(pod)["resources"] == base(first)["resources"]
+    for pod in others:
+        assert [one["name"] for one in pod["spec"]["containers"]] == ["base"], "nobody reads their results"
+        assert "kubernetes_pod_operator" not in pod["metadata"]["labels"], "the provider would take it for the task's"
+
+
+def test_only_a_job_that_goes_on_gets_the_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__NIGHTSHIFT__WORK_CLAIM", "checkpoints")
+    assert "checkpoints" not in yaml.dump(render())
+    assert "checkpoints" in yaml.dump(render(resumable=True))
+    monkeypatch.delenv("AIRFLOW__NIGHTSHIFT__WORK_CLAIM")
+    assert "LLMJOBS_WORK_FOLDER" not in yaml.dump(render(resumable=True))
+
+
+@pytest.mark.parametrize(
+    "pod", ["a" * 63, "train-" + "x" * 50 + "-ab12cd34", "9lives-ab12cd34", "dotted.name-ab12cd34"]
+)
+def test_names_of_what_is_made_beside_a_pod_are_dns_labels(pod: str) -> None:
+    label = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+    assert label.fullmatch(node_pods.service_name(pod))
+    assert node_pods.service_name(pod)[-8:] == pod[-8:], "the end is what makes it unique"
+
+
 def test_life_of_a_pod() -> None:
     spec = render()["spec"]
     assert spec["restartPolicy"] == "Never"
@@ -157,7 +219,7 @@ def test_a_pod_can_be_looked_at_without_a_cluster(airflow_environment: dict[str,
     pod = yaml.safe_load(done.stdout)
     kubernetes_validate.validate(pod, KUBERNETES[-1], strict=True)
     assert base(pod)["command"][-1] == "llmjobs.training.train"
-    mapped = pod_of(task_of(str(source), "preview", "mapped"))
+    [mapped] = manifests_of(task_of(str(source), "preview", "mapped"))
     assert base(mapped)["command"][-1] == "llmjobs.embeddings.embed"
     with pytest.raises(SystemExit, match="no task 'nothing'; it has: mapped, train"):
         task_of(str(source), "preview", "nothing")

@@ -33,6 +33,9 @@ MAP_INDEX = "LLMJOBS_MAP_INDEX"
 TRY = "LLMJOBS_TRY"
 CODE_VERSION = "LLMJOBS_CODE_VERSION"
 
+WORK_FOLDER = "LLMJOBS_WORK_FOLDER"
+"""Folder for checkpoints that outlives the machine, shared by all nodes of a training; not set: see `Lake`."""
+
 IMAGE = "LLMJOBS_IMAGE"
 """Image of the job's pod, by digest where the setting names it so; not set locally."""
 

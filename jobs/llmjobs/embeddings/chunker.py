@@ -16,7 +16,7 @@ from llmjobs.embeddings.cutting.sections import Section, sections
 from llmjobs.embeddings.documents.source import Form
 from llmjobs.embeddings.embedders.tokens import TokenizerTokens, Tokens
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Raise it when the code below, or what it cuts with, cuts or words chunks differently: every index is then rebuilt,
 from the cache where texts are equal."""
 

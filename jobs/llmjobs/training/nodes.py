@@ -8,6 +8,7 @@ waiting for up to half an hour: therefore each node looks after the others, and 
 from __future__ import annotations
 
 import logging
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 MEET_WITHIN_SECONDS = 1800
 """How long nodes wait for each other at the start: a GPU node may have to boot."""
+
+NAME_WITHIN_SECONDS = 120
+"""How long node 0's name may be unknown."""
 
 END_ALONE_SECONDS = 30.0
 """How long the processes of a node that was left alone have to find out by themselves; then they are asked to end."""
@@ -44,6 +48,7 @@ def lead(assignment: worker.Assignment, layout: Layout, place: Rendezvous, stop:
     stop.last_words = lambda: _tell_of_signal(ours)
     try:
         _wait_for_all(ours, place.nodes)
+        _wait_for_name(ours, place)
         signalled = launcher.run(_command(layout, place, ours), launcher.environment(assignment, layout), _beside(ours))
         if signalled is None:
             ours.tell(state="done")
@@ -80,6 +85,7 @@ def follow(
         return
     stop.last_words = lambda: _tell_of_signal(ours)
     environment = launcher.environment(assignment, layout, node=place.node_rank)
+    _wait_for_name(ours, place)
     signalled = launcher.run(_command(layout, place, ours), environment, _beside(ours))
     stop.last_words = None
     ours.tell(state="done" if signalled is None else "ended", signalled=bool(signalled))
@@ -111,6 +117,30 @@ def _wait_for_all(ours: Meeting, nodes: int) -> None:
             f"of {nodes} nodes, {', '.join(absent)} did not come within {MEET_WITHIN_SECONDS} s: start the job there "
             "with the same config and its NODE_RANK, with the lake mounted at the same place, or lower dist.nodes"
         )
+
+
+def _wait_for_name(ours: Meeting, place: Rendezvous) -> None:
+    """Wait until node 0's name can be looked up: a cluster's DNS learns of a pod some seconds after its start.
+
+    Raises:
+        JobError: It cannot be.
+    """
+    deadline = time.monotonic() + NAME_WITHIN_SECONDS
+    _until(lambda: _known(place.address) or time.monotonic() > deadline, ours)
+    if not _known(place.address):
+        error = JobError(
+            f"MASTER_ADDR ({place.address}) could not be looked up within {NAME_WITHIN_SECONDS} s on node "
+            f"{place.node_rank}: set it to a name or an address of node 0 that every node knows"
+        )
+        ours.tell(state="ended", sentence=str(error))
+        raise error
+
+
+def _known(address: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(address, None))
+    except OSError:
+        return False
 
 
 def _invited(folder: Path, place: Rendezvous, there: Callable[[], bool]) -> Meeting | None:

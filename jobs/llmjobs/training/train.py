@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llmjobs.contracts import environment
 from llmjobs.contracts.base import JobResult
 from llmjobs.contracts.errors import BadConfig, JobError
 from llmjobs.contracts.manifest import Manifest
@@ -105,18 +106,28 @@ def _existing(lake: Lake, adapter: AdapterIdentity) -> TrainResult | None:
 
 
 def _working_folder(lake: Lake, adapter: AdapterIdentity) -> Path:
-    """Return the folder of checkpoints and lock: in the lake's work area, or on this machine for a remote lake."""
-    folder = lake.working_folder(ADAPTERS, adapter.config.name, adapter.version)
-    if folder is None:
+    """Return the folder of checkpoints and lock: ours by name, else the lake's, else this machine's."""
+    parts = (ADAPTERS, adapter.config.name, adapter.version)
+    if given := os.environ.get(environment.WORK_FOLDER, ""):
+        folder = Path(given).joinpath(*parts)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    folder_of_lake = lake.working_folder(*parts)
+    if folder_of_lake is None:
         if adapter.config.dist.nodes > 1:
             raise BadConfig(
                 f"dist.nodes ({adapter.config.dist.nodes}) needs a lake in a folder that every node mounts, for they "
-                "share its checkpoints, but LLMJOBS_LAKE_URL names an object store: set dist.nodes to 1 or mount one"
+                f"share its checkpoints, but LLMJOBS_LAKE_URL names an object store: set {environment.WORK_FOLDER} to "
+                "such a folder (in pods: [nightshift] work_claim), or dist.nodes to 1"
             )
-        folder = Path(tempfile.gettempdir()) / "nightshift-work" / ADAPTERS / adapter.config.name / adapter.version
+        folder = Path(tempfile.gettempdir()).joinpath("nightshift-work", *parts)
         folder.mkdir(parents=True, exist_ok=True)
-        logger.warning("the lake is remote: checkpoints stay on this machine, in %s", folder)
-    return folder
+        logger.warning(
+            "the lake is remote: checkpoints stay on this machine, in %s, unless %s names a folder", folder,
+            environment.WORK_FOLDER,
+        )  # fmt: skip
+        return folder
+    return folder_of_lake
 
 
 @contextmanager

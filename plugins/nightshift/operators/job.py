@@ -36,7 +36,7 @@ from nightshift.failures import Action, BadConfig, Ended, JobFailed, ended_pod, 
 from nightshift.lineage import lineage_of
 from nightshift.links import LINKS, SENTENCE
 from nightshift.params import chosen_values, form_values
-from nightshift.runners import pods
+from nightshift.runners import node_pods, pods
 from nightshift.runners.local import JobKey, LocalRunner
 from nightshift.storage import own_secrets, storage_options
 
@@ -57,6 +57,8 @@ class JobOperator(KubernetesPodOperator):
         cpus: Cores asked for, and the job's number of threads.
         gpus: Whole NVIDIA GPUs.
         spot: Whether the pod may run on capacity that can be taken away.
+        resumable: Whether the job leaves checkpoints in a working folder and goes on from them: in pods the folder is
+            on the claim of ``[nightshift] work_claim``. Such a job alone is spread over ``dist.nodes`` pods.
         relaunches: How often one try starts an interrupted job (exit 75) again; default ``[nightshift] relaunches``.
         **kwargs: Anything that `KubernetesPodOperator` takes; it wins over what we would have chosen.
     """
@@ -80,10 +82,13 @@ class JobOperator(KubernetesPodOperator):
         cpus: float = 1.0,
         gpus: int = 0,
         spot: bool = False,
+        resumable: bool = False,
         relaunches: int | None = None,
         **kwargs: Any,
     ) -> None:
-        chosen = pod_spec.defaults(module=module, memory_gib=memory_gib, cpus=cpus, gpus=gpus, spot=spot)
+        chosen = pod_spec.defaults(
+            module=module, memory_gib=memory_gib, cpus=cpus, gpus=gpus, spot=spot, resumable=resumable
+        )
         super().__init__(**{**chosen, **kwargs})
         self.module = module
         self.config = config
@@ -91,6 +96,7 @@ class JobOperator(KubernetesPodOperator):
         self.form = form
         self.choices = choices or {}
         self.cpus = cpus
+        self.resumable = resumable
         self.relaunches = relaunches
         self._local: LocalRunner | None = None
         self._result: Any = None
@@ -108,7 +114,7 @@ class JobOperator(KubernetesPodOperator):
                 self._result = self._execute_locally(context)
             else:
                 pods.refuse_unreachable(os.environ)
-                pods.refuse_several_nodes(self.config)
+                pods.refuse_nodes_apart(self.config)
                 self._result = self._watching_pod(context, 0, lambda: super(JobOperator, self).execute(context))
             return self._result
 
@@ -120,6 +126,7 @@ class JobOperator(KubernetesPodOperator):
         """
         relaunched = event.get(_RELAUNCHED, 0)
         with sentence_kept(context["ti"]):
+            self.config = self.effective_config(context)
             self._result = self._watching_pod(
                 context, relaunched, lambda: super(JobOperator, self).trigger_reentry(context, event)
             )
@@ -152,9 +159,10 @@ class JobOperator(KubernetesPodOperator):
 
     def build_pod_request_obj(self, context: Context | None = None, *, dry_run: bool = False) -> k8s.V1Pod:
         """Return the job's pod. Its config joins it here, after Jinja is done."""
+        on_claim = {environment.WORK_FOLDER: pod_spec.WORK_FOLDER} if self._has_claim else {}
         variables = pod_spec.job_environment(
             self.config.model_dump_json(),
-            self._identity(context),
+            {**self._identity(context), **on_claim},
             self.cpus,
             self._connection,
             self.config.secret_variables,
@@ -169,19 +177,56 @@ class JobOperator(KubernetesPodOperator):
         self.env_vars = [*(variable for variable in given if variable.name not in ours), *variables]
         return super().build_pod_request_obj(context, dry_run=dry_run)
 
+    def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Context) -> k8s.V1Pod:
+        """Return the task's pod, found or created; of a job over several nodes it is node 0, and the others are there.
+
+        Raises:
+            JobFailed: The others cannot be created.
+        """
+        if self.nodes == 1:
+            return super().get_or_create_pod(pod_request_obj, context)
+        nodes, container = self.nodes, self.base_container_name
+        node_pods.become_first(pod_request_obj, nodes=nodes, container=container)
+        pod = super().get_or_create_pod(pod_request_obj, context)
+        if pod.status and pod.status.phase in {"Succeeded", "Failed"}:
+            return pod
+        pod_request_obj.metadata.name = pod.metadata.name  # that of a pod which a dead worker has left
+        node_pods.become_first(pod_request_obj, nodes=nodes, container=container)
+        try:
+            node_pods.start(self.client, pod_request_obj, nodes=nodes, container=container)
+        except Exception:
+            pods.remove(self.client, pod, grace_seconds=self._grace_seconds)
+            raise
+        self.log.info("The other nodes: %s", self._other_names(pod))
+        return pod
+
+    def manifests(self) -> list[Any]:
+        """Return all that would be created in the cluster: the pod, and of several nodes the Service and the others."""
+        pod = self.build_pod_request_obj(dry_run=True)
+        if self.nodes == 1:
+            return [pod]
+        nodes, container = self.nodes, self.base_container_name
+        node_pods.become_first(pod, nodes=nodes, container=container)
+        return [pod, node_pods.service(pod), *node_pods.further(pod, nodes=nodes, container=container)]
+
+    @property
+    def nodes(self) -> int:
+        """How many pods train together."""
+        return pods.nodes_of(self.config) if self.resumable else 1
+
     def on_kill(self) -> None:
-        """End the job: SIGTERM to its process, or deletion of its pod."""
+        """End the job: SIGTERM to its process, or deletion of its pods."""
         if self._local is not None:
             self._local.stop()
-        else:
-            super().on_kill()
+            return
+        pod = self.pod
+        super().on_kill()
+        self._stop_other_nodes(pod)
 
     def _execute_locally(self, context: Context) -> Any:
         ti = context["ti"]
         key = JobKey(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index)
-        self._local = LocalRunner(
-            key, try_number=ti.try_number, grace_seconds=self.termination_grace_period or 30, log=self.log
-        )
+        self._local = LocalRunner(key, try_number=ti.try_number, grace_seconds=self._grace_seconds, log=self.log)
         pod = self.build_pod_request_obj(context, dry_run=True)
         secrets = own_secrets(self.config.secret_variables)
         if self._connection:
@@ -193,7 +238,9 @@ class JobOperator(KubernetesPodOperator):
         """Let the provider do its work; give its failures their names, and an interrupted job its next pod."""
         while True:
             try:
-                return watch()
+                result = watch()
+                self._stop_other_nodes(self.pod)
+                return result
             except AirflowSkipException:
                 raise
             except Exception as error:
@@ -218,13 +265,40 @@ class JobOperator(KubernetesPodOperator):
         if self.pod is None:
             return None
         pod = pods.read(self.client, self.pod)
-        if pod is None:
-            return failure_of(Ended(disrupted="its pod is gone from the cluster")) if pods.missed(error) else None
-        ended = ended_pod(pod, self.base_container_name)
-        if ended is None or ended.exit_code is None:
+        ended = ended_pod(pod, self.base_container_name) if pod else None
+        if pod and (ended is None or ended.exit_code is None):
             self.log.warning("Deleting pod %s, for the next try must not run beside it: %s", pod.metadata.name, error)
-            pods.remove(self.client, pod, grace_seconds=self.termination_grace_period or 30)
-        return failure_of(ended) if ended else None
+            pods.remove(self.client, pod, grace_seconds=self._grace_seconds)
+        if pod is None and pods.missed(error):
+            ended = Ended(disrupted="its pod is gone from the cluster")
+        failure = self._of_all_nodes(failure_of(ended) if ended else None)
+        self._stop_other_nodes(self.pod)
+        return failure
+
+    def _of_all_nodes(self, failure: JobFailed | None) -> JobFailed | None:
+        """Return what another node's pod says about its end, where node 0's has no name for it; tell the log of all."""
+        if self.nodes == 1:
+            return failure
+        theirs = node_pods.failures(self.client, self.pod, self.base_container_name)
+        for name, one in theirs.items():
+            self.log.warning("Pod %s: %s", name, one)
+        telling = [type(one)(f"pod {name}: {one}") for name, one in theirs.items() if type(one) is not JobFailed]
+        return telling[0] if type(failure) is JobFailed and telling else failure
+
+    def _stop_other_nodes(self, pod: k8s.V1Pod | None) -> None:
+        if self.nodes > 1 and pod is not None and settings.runner() != "local":
+            node_pods.stop(self.client, pod, grace_seconds=self._grace_seconds)
+
+    def _other_names(self, pod: k8s.V1Pod) -> str:
+        return ", ".join(one.metadata.name for one in node_pods.others_of(self.client, pod))
+
+    @property
+    def _grace_seconds(self) -> int:
+        return self.termination_grace_period or 30
+
+    @property
+    def _has_claim(self) -> bool:
+        return any(mount.mount_path == pod_spec.WORK_FOLDER for mount in self.volume_mounts)
 
     @property
     def _connection(self) -> str | None:

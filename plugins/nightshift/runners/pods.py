@@ -18,7 +18,7 @@ from nightshift.failures import BadConfig, JobFailed
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _ONE_MACHINE = {"", "file", "memory", "local"}
 _POLL_SECONDS = 1.0
-_GONE = 404
+GONE = 404
 
 
 def refuse_unreachable(environ: Mapping[str, str]) -> None:
@@ -41,17 +41,23 @@ def refuse_unreachable(environ: Mapping[str, str]) -> None:
             )
 
 
-def refuse_several_nodes(config: JobConfig) -> None:
-    """Refuse a training over several nodes: a task is one pod, and its checkpoints need a folder that nodes share.
+def nodes_of(config: JobConfig) -> int:
+    """Return over how many nodes a job is spread."""
+    return int(getattr(getattr(config, "dist", None), "nodes", 1))
+
+
+def refuse_nodes_apart(config: JobConfig) -> None:
+    """Refuse a training over several nodes that have no folder in common: they meet in it, and share checkpoints.
 
     Raises:
-        BadConfig: The field and what works instead.
+        BadConfig: The field and what to set.
     """
-    nodes = getattr(getattr(config, "dist", None), "nodes", 1)
-    if nodes > 1:
+    nodes = nodes_of(config)
+    if nodes > 1 and not settings.text("work_claim", ""):
         raise BadConfig(
-            f"dist.nodes ({nodes}) is not done in pods: a task is one pod; set dist.nodes to 1 and take a pod with "
-            "more GPUs (resources.gpus), or start the job on each node yourself, with NODE_RANK and MASTER_ADDR"
+            f"dist.nodes ({nodes}) needs a volume that the pods share: set [nightshift] work_claim to a "
+            "PersistentVolumeClaim that many nodes can write (ReadWriteMany), or set dist.nodes to 1 and take a pod "
+            "with more GPUs (resources.gpus)"
         )
 
 
@@ -74,7 +80,7 @@ def read(client: CoreV1Api, pod: k8s.V1Pod) -> k8s.V1Pod | None:
     try:
         return client.read_namespaced_pod(pod.metadata.name, pod.metadata.namespace)
     except ApiException as error:
-        if error.status == _GONE:
+        if error.status == GONE:
             return None
         raise
 
@@ -82,10 +88,19 @@ def read(client: CoreV1Api, pod: k8s.V1Pod) -> k8s.V1Pod | None:
 def missed(error: BaseException | None) -> bool:
     """Return whether the provider failed because the pod was gone, rather than deleted it after a failure."""
     while error is not None:
-        if isinstance(error, PodNotFoundException) or (isinstance(error, ApiException) and error.status == _GONE):
+        if isinstance(error, PodNotFoundException) or (isinstance(error, ApiException) and error.status == GONE):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def ask_to_end(client: CoreV1Api, pod: k8s.V1Pod, *, grace_seconds: int) -> None:
+    """Delete a pod, without waiting for its end; one that is gone is left alone."""
+    try:
+        client.delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, grace_period_seconds=grace_seconds)
+    except ApiException as error:
+        if error.status != GONE:
+            raise
 
 
 def remove(client: CoreV1Api, pod: k8s.V1Pod, *, grace_seconds: int) -> None:
@@ -94,11 +109,7 @@ def remove(client: CoreV1Api, pod: k8s.V1Pod, *, grace_seconds: int) -> None:
     Raises:
         JobFailed: It is still there well after its grace period.
     """
-    try:
-        client.delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, grace_period_seconds=grace_seconds)
-    except ApiException as error:
-        if error.status != _GONE:
-            raise
+    ask_to_end(client, pod, grace_seconds=grace_seconds)
     deadline = time.monotonic() + grace_seconds + 60
     while read(client, pod) is not None:
         if time.monotonic() > deadline:

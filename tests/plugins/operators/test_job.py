@@ -16,7 +16,7 @@ from nightshift import failures, settings
 from nightshift.code_version import code_version
 from nightshift.operators.job import JobOperator
 from nightshift.runners.local import LocalRunner
-from nightshift.runners.pods import refuse_several_nodes, refuse_unreachable
+from nightshift.runners.pods import refuse_nodes_apart, refuse_unreachable
 
 
 class Section(Strict):
@@ -132,18 +132,20 @@ def test_what_pods_can_reach_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_unreachable({"LLMJOBS_LAKE_URL": "file:///srv/lake"})
 
 
-def test_several_nodes_are_refused_before_there_is_a_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_without_a_common_folder_are_refused_before_there_is_a_pod(monkeypatch: pytest.MonkeyPatch) -> None:
     training = {"name": "a", "dataset": "d", "model": "m"}
-    refuse_several_nodes(TrainConfig.from_mapping(training, origin="test"))
-    refuse_several_nodes(NightConfig())
+    refuse_nodes_apart(TrainConfig.from_mapping(training, origin="test"))
+    refuse_nodes_apart(NightConfig())
     monkeypatch.setenv("AIRFLOW__NIGHTSHIFT__RUNNER", "kubernetes")
     for name in ("LLMJOBS_LAKE_URL", "LLMJOBS_DATABASE_URL", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     config = TrainConfig.from_mapping({**training, "dist": {"nodes": 2}}, origin="test")
     one = JobOperator(task_id="job", module="m", config=config)
     told = SimpleNamespace(xcom_push=lambda **_values: None)
-    with pytest.raises(failures.BadConfig, match=r"dist\.nodes \(2\) is not done in pods: .*NODE_RANK and MASTER_ADDR"):
+    with pytest.raises(failures.BadConfig, match=r"dist\.nodes \(2\) needs a volume .*\[nightshift\] work_claim"):
         one.execute(cast("Context", {"params": {}, "ti": told}))
+    monkeypatch.setenv("AIRFLOW__NIGHTSHIFT__WORK_CLAIM", "checkpoints")
+    refuse_nodes_apart(config)
 
 
 def test_the_runner_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

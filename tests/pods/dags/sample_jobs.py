@@ -44,6 +44,20 @@ def job(task_id: str, mode: str = "succeed", *, fields: dict[str, Any] | None = 
     )
 
 
+def spread() -> list[JobOperator]:
+    """Return the jobs over several nodes: only as pods does the operator start all of them."""
+
+    def meet(task_id: str, fields: dict[str, Any], **kwargs: Any) -> JobOperator:
+        return job(task_id, "meet", fields={"dist": {"nodes": 3}, **fields}, resumable=True, **kwargs)
+
+    return [
+        meet("nodes", {}),
+        meet("nodes_interrupted", {"times": 2}),
+        meet("nodes_deferred", {"times": 2}, deferrable=True),
+        meet("node_lost", {"code": 9}),
+    ]
+
+
 @task(trigger_rule="all_done")
 def collect(**context: Any) -> None:
     """Pull every result as a downstream task does."""
@@ -74,6 +88,7 @@ with DAG("jobs", schedule=None, params={"section.rate": 0.5, "other.task": 1}) a
         job("killed", "die", fields={"code": 9}),
         job("resumed", "resume", fields={"times": 3}),
         job("resumed_deferred", "resume", fields={"times": 3}, deferrable=True),
+        *(spread() if os.environ.get("AIRFLOW__NIGHTSHIFT__RUNNER") == "kubernetes" else []),
         job("interrupted_too_often", "resume", fields={"times": 9}, relaunches=1),
     ] >> collect()
 

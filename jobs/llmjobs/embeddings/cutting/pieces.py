@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 
 from llmjobs.contracts.errors import BadData
 from llmjobs.embeddings.cutting.borders import Rank
+from llmjobs.embeddings.cutting.fences import spans
 from llmjobs.embeddings.documents.source import Form
 
 
@@ -53,7 +54,6 @@ _PART = 16
 
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 _LINE_END = re.compile(r"\n")
-_FENCE = re.compile(r"^ {0,3}(```+|~~~+)[^\n]*\n(?:.*?^ {0,3}\1[`~]*[ \t]*$|.*)", re.MULTILINE | re.DOTALL)
 _LISTED = re.compile(r"^[ \t]*(?:(?:[-*+]|\d+[.)])[ \t]|\|)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"""[.!?…]+["'”’»)\]]*\s+|[。！？]["”』」）]*\s*""")
 _ABBREVIATION = re.compile(
@@ -75,7 +75,7 @@ def pieces(text: str, start: int, end: int, form: Form, *, small: int) -> Iterat
         form: What its lines mean.
         small: Characters; paragraphs that are no longer are not divided into sentences or lines.
     """
-    fences = [found.span() for found in _FENCE.finditer(text, start, end)] if form == "markdown" else []
+    fences = list(spans(text, start, end)) if form == "markdown" else []
     for piece in _stretches(text, start, end, _BLANK_LINES, (Gap.PARAGRAPH, Gap.PARAGRAPH)):
         fenced = any(begin <= piece.start < stop for begin, stop in fences)
         gap = piece.gap
