@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from llmjobs.contracts import environment
+from nightshift.operators.job import JobOperator
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -151,3 +152,25 @@ def run_of_jobs(request: pytest.FixtureRequest, runs: Runs) -> DagRun:
 def secret() -> dict[str, str]:
     """Return what the cluster's Secret holds."""
     return dict(SECRET)
+
+
+@pytest.fixture
+def spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobOperator]:
+    """A job over three nodes that waits for SIGTERM, on a cluster of its own."""
+    for option, value in (("RUNNER", "kubernetes"), ("WORK_CLAIM", "checkpoints")):
+        monkeypatch.setenv(f"AIRFLOW__NIGHTSHIFT__{option}", value)
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tests" / "fixtures" / "programs"))
+    from sample_job import Dist, SampleConfig  # type: ignore[import-not-found]
+
+    (tmp_path / "cluster").mkdir()
+    with cluster(tmp_path / "cluster") as kubeconfig:
+        yield JobOperator(
+            task_id="killed",
+            module="sample_job",
+            config=SampleConfig(mode="wait", folder=str(tmp_path), dist=Dist(nodes=3)),
+            resumable=True,
+            namespace="night",
+            config_file=str(kubeconfig),
+            durable=False,
+            termination_grace_period=5,
+        )

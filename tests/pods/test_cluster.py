@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from nightshift.failures import JobFailed
+from nightshift.operators.job import JobOperator
+from nightshift.runners import node_pods, pods
+
 
 def test_results_reach_the_next_task(run_of_jobs: Any) -> None:
     results = run_of_jobs.results
@@ -122,6 +126,27 @@ def test_nothing_of_the_other_nodes_is_left(runs: Any) -> None:
     kept = {name for name in runs.left if name.startswith("node")}
     assert kept == {"nodes-interrupted", "nodes-deferred", "node-lost"}, "node 0 of each failed round may be looked at"
     assert runs.services == set()
+
+
+def test_a_kill_ends_all_nodes(spread: JobOperator) -> None:
+    spread.pod = spread.get_or_create_pod(spread.build_pod_request_obj(), {})
+    first = pods.read(spread.client, spread.pod)
+    assert first is not None
+    others = node_pods.others_of(spread.client, spread.pod)
+    assert [one.metadata.owner_references[0].uid for one in others] == [first.metadata.uid] * 2
+    # What a worker does that takes over from one that died: nothing is there twice.
+    node_pods.start(spread.client, spread.pod, nodes=3, container="base")
+    assert len(node_pods.others_of(spread.client, spread.pod)) == 2
+    spread.on_kill()
+    assert node_pods.others_of(spread.client, spread.pod) == []
+    assert spread.client.list_namespaced_service("night").items == []
+
+
+def test_nodes_of_a_pod_that_is_gone_are_not_started(spread: JobOperator) -> None:
+    pod = spread.build_pod_request_obj()
+    node_pods.become_first(pod, nodes=3, container="base")
+    with pytest.raises(JobFailed, match="was gone before the other nodes were started"):
+        node_pods.start(spread.client, pod, nodes=3, container="base")
 
 
 def test_no_pod_is_left_that_could_run_beside_the_next_try(runs: Any) -> None:

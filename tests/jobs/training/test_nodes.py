@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from llmjobs.contracts.environment import CONFIG, LAKE_URL, MLFLOW_URL
-from llmjobs.contracts.errors import BadConfig, ExitCode
+from llmjobs.contracts.environment import CONFIG, LAKE_URL, MLFLOW_URL, WORK_FOLDER
+from llmjobs.contracts.errors import BadConfig, ExitCode, JobError
 from llmjobs.contracts.training import Limits, TrainConfig
 from llmjobs.lake import Lake
-from llmjobs.training import train
+from llmjobs.training import nodes, train
 from llmjobs.training.estimating.amount import Amount, bill_of
 from llmjobs.training.estimating.machine import machine_of
 from llmjobs.training.estimating.throughput import Throughput
@@ -114,7 +114,7 @@ def test_each_machine_of_a_run_without_gpus_has_its_price() -> None:
     assert (bill.hours, bill.cost) == (1.0, 4.0)
 
 
-def test_a_lake_that_the_nodes_cannot_share_is_refused(tmp_path: Path) -> None:
+def test_beside_a_remote_lake_the_nodes_need_a_folder_to_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Remote(Lake):
         def working_folder(self, *_parts: str) -> Path | None:
             return None
@@ -122,6 +122,10 @@ def test_a_lake_that_the_nodes_cannot_share_is_refused(tmp_path: Path) -> None:
     config = _config(dist={"nodes": 2})
     with pytest.raises(BadConfig, match=r"dist.nodes \(2\) needs a lake in a folder that every node mounts"):
         train._working_folder(Remote(f"file://{tmp_path}"), AdapterIdentity(config, "b", "v"))
+    monkeypatch.setenv(WORK_FOLDER, str(tmp_path / "claim"))
+    found = train._working_folder(Remote(f"file://{tmp_path}"), AdapterIdentity(config, "b", "v"))
+    assert found == tmp_path / "claim" / "adapters" / "t" / "v"
+    assert found.is_dir()
 
 
 # --- how they find each other
@@ -148,6 +152,19 @@ def test_only_a_meeting_that_is_seen_to_live_is_joined_and_once(tmp_path: Path) 
     assert yesterday.complete
     yesterday.beat()
     assert Invitation(tmp_path, nodes=2, node=1).joined() is None, "another run's node is there"
+
+
+def test_a_name_that_nobody_knows_ends_the_node_and_tells_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert nodes._known("127.0.0.1")
+    monkeypatch.setattr(nodes, "NAME_WITHIN_SECONDS", 0.0)
+    monkeypatch.setattr(nodes, "_known", lambda address: address == "node-0.there")
+    ours = opened(tmp_path, nodes=2)
+    nodes._wait_for_name(ours, Rendezvous(2, 0, "node-0.there", 1))
+    with pytest.raises(JobError, match=r"^MASTER_ADDR \(node-0\.nowhere\) could not be looked up .* on node 0"):
+        nodes._wait_for_name(ours, Rendezvous(2, 0, "node-0.nowhere", 1))
+    assert json.loads((ours.folder / "0.json").read_text())["state"] == "ended"
 
 
 def test_node_0_clears_away_what_an_earlier_run_left(tmp_path: Path) -> None:
@@ -348,9 +365,9 @@ def test_two_nodes_train_the_adapter_of_one_node_with_two_processes(begin: Any, 
 @pytest.mark.long
 def test_zero_3_shards_over_two_nodes_as_over_two_processes(begin: Any) -> None:
     found = []
-    for nodes in (1, 2):
+    for count in (1, 2):
         training = begin("zero3")
-        assert training.ends(training.start(nodes=nodes)) == [0] * nodes, training.said()
+        assert training.ends(training.start(nodes=count)) == [0] * count, training.said()
         found += [metrics["adapter_sha256"] for metrics in training.metrics()]
     assert found[0] == found[1]
 
