@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from urllib.parse import unquote
 
 import pytest
@@ -85,7 +86,8 @@ def see_its_chart_grow(page: Page, stack: RunningStack, run_id: str, shoot: Call
     """Look at the tab of the run's training task while steps are written as the training writes them."""
     named = stack.home.lake / Identity(TRAIN, run_id, "train").live_path
     named.parent.mkdir(parents=True, exist_ok=True)
-    named.write_text('{"name": "charted", "version": "v1"}', encoding="utf-8")
+    begun = {"name": "charted", "version": "v1", "phase": "loading", "at": datetime.now(UTC).isoformat()}
+    named.write_text(json.dumps(begun), encoding="utf-8")
     curves = stack.home.lake / "work/adapters/charted/v1/metrics.jsonl"
     curves.parent.mkdir(parents=True, exist_ok=True)
     lines = [
@@ -97,6 +99,10 @@ def see_its_chart_grow(page: Page, stack: RunningStack, run_id: str, shoot: Call
     chart = page.frame_locator("iframe")
     expect(chart.get_by_role("status")).to_have_text("Not published yet: adapter charted, version v1, step 4")
     expect(chart.get_by_role("img")).to_have_count(4)
+    expect(chart.locator("#progress")).to_have_text("Loading the base")
+    at_step = {"phase": "training", "step": 8, "steps": 20, "loss": 0.25, "tokens_per_second": 90.0, "left": "12s"}
+    named.write_text(json.dumps({**begun, **at_step}), encoding="utf-8")
     curves.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     expect(chart.get_by_role("status")).to_have_text("Not published yet: adapter charted, version v1, step 8")
+    expect(chart.locator("#progress")).to_have_text("Training: step 8 of 20, loss 0.25, 90 tokens/s, 12s left")
     shoot("chart of a training")
