@@ -110,6 +110,12 @@ class DatasetSource(_Source):
     )
 
 
+class DirectSource(_Source):
+    """Documents that programs write into an index themselves: no config names it, `upsert` fills it."""
+
+    name: Literal["direct"] = "direct"
+
+
 SourceConfig = FilesSource | SqlSource | SitemapSource | DatasetSource
 
 
@@ -303,6 +309,8 @@ class RefreshConfig(JobConfig):
         names = [source.name for source in self.inputs]
         if len(set(names)) < len(names):
             raise ValueError(f"sources: each needs a name of its own, got {', '.join(names)}")
+        if DirectSource().name in names:
+            raise ValueError("the source name `direct` is that of documents written by upsert: choose another name")
         return self
 
     @property

@@ -49,7 +49,7 @@ def missing_hashes(connection: Connection, model_id: int, hashes: Iterable[bytes
 
 
 def encode_into_cache(
-    connection: Connection, model_id: int, config: EmbedConfig, chunks: Mapping[bytes, Chunk], encoder: Encoder
+    connection: Connection, model_id: int, config: EmbedConfig | None, chunks: Mapping[bytes, Chunk], encoder: Encoder
 ) -> Encoded:
     """Encode texts (by their hash; none of them cached) and commit their vectors group by group.
 
@@ -118,7 +118,7 @@ def _encoded(encoder: Encoder, texts: list[str]) -> tuple[dict[int, str], Vector
 def _store(
     connection: Connection,
     model_id: int,
-    config: EmbedConfig,
+    config: EmbedConfig | None,
     vectors: Mapping[bytes, Vectors],
     *,
     tokens: int,
@@ -141,6 +141,8 @@ def _store(
             """,
             [model_id],
         )
+        if config is None:
+            return
         cursor.execute(
             "update refresh_run set texts_embedded = texts_embedded + %s, tokens_embedded = tokens_embedded + %s"
             " where run_id = %s",

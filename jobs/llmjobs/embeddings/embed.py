@@ -16,6 +16,7 @@ from llmjobs.contracts.errors import BadConfig
 from llmjobs.database.connection import Connection, connect
 from llmjobs.embeddings.cache import Encoded, encode_into_cache, missing_hashes
 from llmjobs.embeddings.chunker import Chunk
+from llmjobs.embeddings.documents.direct import direct_sources
 from llmjobs.embeddings.documents.opened import opened
 from llmjobs.embeddings.documents.source import Source
 from llmjobs.embeddings.generations import generation
@@ -61,6 +62,7 @@ def embed(
         BadConfig: There is no such run, or model or chunks are not what the run was planned with.
         JobError: Database or provider failed; another try goes on.
     """
+    sources = [*sources, *direct_sources(connection, config.name)]
     targets = targets_of(connection, config, model, reopen)
     rows = open_rows(connection, config.run_id, config.shard)
     counts: Counter[str] = Counter()
@@ -89,7 +91,7 @@ def embed(
 
 def _do(connection: Connection, config: EmbedConfig, target: Target, part: Page) -> tuple[Counter[str], int]:
     """Encode and publish one page for one generation; return the outcomes and how many texts were encoded."""
-    encoded = _encode(connection, config, target, part.contents)
+    encoded = encode(connection, config, target, part.contents)
     contents, refused = [], []
     for content in part.contents:
         reason = next((encoded.refused[one] for one in content.hashes if one in encoded.refused), None)
@@ -105,7 +107,18 @@ def _do(connection: Connection, config: EmbedConfig, target: Target, part: Page)
     return counts + close_rows(connection, config.run_id, target.generation.generation_id, ended), encoded.texts
 
 
-def _encode(connection: Connection, config: EmbedConfig, target: Target, contents: list[Content]) -> Encoded:
+def encode(connection: Connection, config: EmbedConfig | None, target: Target, contents: Sequence[Content]) -> Encoded:
+    """Encode the texts of some documents that the cache does not hold.
+
+    Args:
+        connection: In autocommit mode.
+        config: Names the run that pays; None: no run does.
+        target: Whose model encodes.
+        contents: The documents, cut.
+
+    Raises:
+        JobError: The provider is in trouble; what it gave before is in the cache.
+    """
     texts: dict[bytes, Chunk] = {
         text_hash: chunk
         for content in contents

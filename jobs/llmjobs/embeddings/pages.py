@@ -99,7 +99,7 @@ def _read(source: Source, targets: Mapping[int, Target], rows: Rows) -> Iterator
     for one in source.read(list(wanted)) if wanted else ():
         if isinstance(one, Document):
             for generation_id, row in wanted.pop(one.place, {}).items():
-                yield generation_id, _cut(targets[generation_id], row, one)
+                yield generation_id, cut(targets[generation_id], row, one)
         else:
             for place in _meant(one, wanted):
                 for generation_id, row in wanted.pop(place).items():
@@ -117,7 +117,7 @@ def _meant(one: Unreadable, wanted: Mapping[Place, object]) -> list[Place]:
     return [place for place in wanted if whole and place.container == one.place.container]
 
 
-def _cut(target: Target, row: Difference, document: Document) -> Content | Outcome:
+def cut(target: Target, row: Difference, document: Document) -> Content | Outcome:
     """Cut one document; what is read now counts, should it differ from what the plan saw."""
     try:
         chunks = target.chunker.chunks(document.text, form=document.form, title=document.title, whole=document.whole)

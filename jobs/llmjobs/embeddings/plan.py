@@ -19,6 +19,7 @@ from llmjobs.contracts.embeddings import PlanResult, RefreshConfig, ShardWork
 from llmjobs.database.connection import Connection, connect
 from llmjobs.embeddings.chunker import Chunker
 from llmjobs.embeddings.differences import Difference, compare, shard_of
+from llmjobs.embeddings.documents.direct import direct_sources
 from llmjobs.embeddings.documents.opened import opened
 from llmjobs.embeddings.documents.source import Source, Unreadable
 from llmjobs.embeddings.failures import Failure, Name, forget_failures, known_failures
@@ -84,6 +85,7 @@ def plan(connection: Connection, config: RefreshConfig, sources: Sequence[Source
     Raises:
         BadData: A source holds no document, or too many documents vanished at once.
     """
+    sources = [*sources, *direct_sources(connection, config.name)]
     chunker = chunker_of(config, model)
     index_id = find_index(connection, config.name)
     known = known_sources(connection, index_id)

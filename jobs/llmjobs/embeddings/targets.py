@@ -86,18 +86,27 @@ def _other(
         return BadConfig(f"generation {generation_id} was dropped meanwhile")
     try:
         own = model if other.model_id == wanted.model_id else reopen(other.model_settings)
-        if not other.fingerprint.startswith(own.fingerprint):
-            raise BadConfig(f"the model of generation {generation_id} gives other vectors than it did")
+        return target_of(other, own)
     except BadConfig as error:
         logger.warning("generation %d is not kept up to date: %s", generation_id, error)
         return error
+
+
+def target_of(of: Generation, model: Model) -> Target:
+    """Return a generation with the model that it was made with.
+
+    Raises:
+        BadConfig: The model gives other vectors than the generation's.
+    """
+    if not of.fingerprint.startswith(model.fingerprint):
+        raise BadConfig(f"the model of generation {of.generation_id} gives other vectors than it did")
     return Target(
-        other,
-        own,
+        of,
+        model,
         Chunker(
-            own.tokens,
+            model.tokens,
             # An older release may have cut otherwise: its passages stay, what changes is cut as today.
-            max_tokens=min(int(other.chunker.get("max_tokens", own.max_tokens)), own.max_tokens),
-            prefix=str(other.model_settings.get("document_prefix", "")),
+            max_tokens=min(int(of.chunker.get("max_tokens", model.max_tokens)), model.max_tokens),
+            prefix=str(of.model_settings.get("document_prefix", "")),
         ),
     )

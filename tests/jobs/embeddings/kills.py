@@ -82,7 +82,7 @@ def points_at_every_statement(killer: Killer, *, sent: bool = False) -> Iterator
 @contextmanager
 def points_at_every_cut(killer: Killer) -> Iterator[None]:
     """A point after each document was read and one after it was cut."""
-    cut = pages._cut
+    cut = pages.cut
 
     def counted(*args: Any) -> Any:
         killer.point()
@@ -90,7 +90,7 @@ def points_at_every_cut(killer: Killer) -> Iterator[None]:
         killer.point()
         return made
 
-    with patch.object(pages, "_cut", counted):
+    with patch.object(pages, "cut", counted):
         yield
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import date, datetime, time
 from typing import Any
 
-from llmjobs.contracts.embeddings import Scalar, SourceConfig
+from llmjobs.contracts.embeddings import DirectSource, Scalar, SourceConfig
 from llmjobs.contracts.errors import BadData
 from llmjobs.embeddings.documents.parsers.parsed import Parsed
 from llmjobs.embeddings.documents.source import Document, Place
@@ -33,7 +33,7 @@ class Maker:
         config: Its tenant, metadata, language and chunker.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(self, config: SourceConfig | DirectSource) -> None:
         """Keep what each document gets from the config."""
         self._config = config
         decisive = {"tenant", "tenant_field", "metadata", "language", "chunker"}

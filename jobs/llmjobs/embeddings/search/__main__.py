@@ -3,6 +3,7 @@
     list                                         every index with its counts
     count INDEX [--filter JSON]                  documents
     get INDEX [KEY ...] [--filter JSON]          documents with their chunks, one JSON line each
+    upsert INDEX FILE                            JSON lines: key, text; title, metadata, tenant, language, form
     delete INDEX [KEY ...] [--filter JSON]       asks first; --yes does not
     export INDEX FILE                            .jsonl or .parquet, every tenant's documents, vectors included
     import FILE [--as NAME]                      into an index that does not exist yet
@@ -16,15 +17,18 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmjobs.contracts.embeddings import PUBLIC
-from llmjobs.contracts.errors import BadConfig, JobError
+from llmjobs.contracts.errors import BadConfig, BadData, JobError
 from llmjobs.database.connection import Connection, connect
+from llmjobs.embeddings.documents.direct import Given
 from llmjobs.embeddings.search import collections
 from llmjobs.embeddings.search.exchange import export_index, import_index
 from llmjobs.embeddings.search.filters import parsed
+from llmjobs.embeddings.search.upserts import upsert
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,6 +66,19 @@ def _get(connection: Connection, options: argparse.Namespace) -> Iterable[str]:
     return [_json(one.as_dict()) for one in found]
 
 
+def _upsert(connection: Connection, options: argparse.Namespace) -> Iterable[str]:
+    with sys.stdin if str(options.file) == "-" else options.file.open(encoding="utf-8") as file:
+        documents = [_given(line, number) for number, line in enumerate(file, 1) if line.strip()]
+    return [_json(asdict(upsert(connection, options.index, documents)))]
+
+
+def _given(line: str, number: int) -> Given:
+    try:
+        return Given(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise BadData(f"line {number} is no document: {error}") from error
+
+
 def _delete(connection: Connection, options: argparse.Namespace) -> Iterable[str]:
     if not options.yes:
         sys.stderr.write(
@@ -88,6 +105,7 @@ _COMMANDS = {
     "list": _list,
     "count": _count,
     "get": _get,
+    "upsert": _upsert,
     "delete": _delete,
     "export": _export,
     "import": _import,
@@ -120,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--offset", type=int, default=0)
         if name == "delete":
             command.add_argument("--yes", action="store_true", help="do not ask")
+    command = commands.add_parser("upsert")
+    command.add_argument("index")
+    command.add_argument("file", type=Path, help="- for standard input")
     command = commands.add_parser("export")
     command.add_argument("index")
     command.add_argument("file", type=Path)

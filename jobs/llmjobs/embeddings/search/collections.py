@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from llmjobs.contracts.errors import BadConfig, BadData
 from llmjobs.database.connection import Connection
+from llmjobs.embeddings.documents.direct import drop
 from llmjobs.embeddings.generations import Generation, active_generation
 from llmjobs.embeddings.search.filters import Condition, condition_of
 from llmjobs.embeddings.search.reader import checked_tenants, reading
@@ -164,7 +165,7 @@ def delete(
 ) -> int:
     """Delete documents from every generation of an index, in one transaction, and return how many.
 
-    For an index that nothing feeds (an imported one), or to be rid of a text at once. A document that a source still
+    For what came by `upsert`, for an imported index, or to be rid of a text at once. A document that a source still
     holds comes back when the source is next read in full: delete it there. Vectors stay in the cache, without text,
     until the next refresh clears it.
 
@@ -207,6 +208,7 @@ def _forget(connection: Connection, index_id: int, ids: list[int]) -> None:
         connection.execute(
             "delete from chunk where generation_id = %s and document_id = any (%s)", [generation_id, ids]
         )
+    drop(connection, ids)
     connection.execute("delete from document_state where document_id = any (%s)", [ids])
     connection.execute("delete from document where document_id = any (%s)", [ids])
     for (generation_id,) in generations:
