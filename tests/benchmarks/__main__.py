@@ -11,7 +11,7 @@ from tests.benchmarks.figures import ROOMS, Skipped, report
 HERE = Path(__file__).parent
 
 PARTS = {
-    "embeddings": ("embeddings", "embedding_peers", "embedding_faults", "chunk_borders"),
+    "embeddings": ("embeddings", "embedding_peers", "embedding_faults", "chunk_borders", "model_swap"),
     "training": ("training", "packing", "quantisation", "memory"),
 }
 """The modules of a room that has more than the one of its name."""
