@@ -246,21 +246,77 @@ def test_a_gpu_that_is_too_small_for_16_bits_is_left_alone(sharp_model: Path, mo
     assert making.device_in_16_bits(str(sharp_model)) == "cpu"
 
 
+STRETCHED = {
+    "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
 def llama(**fields: Any) -> Any:
     from transformers import LlamaConfig
 
     return LlamaConfig(**fields)
 
 
-def test_what_gguf_cannot_hold_is_refused_before_anything_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
-    from transformers import Qwen3Config
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_every_family_comes_back_as_it_was(family: str, tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    gguf_file.refuse_unsupported(llama(), tiny_model)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=family != "llama",
+        **({"head_dim": 128} if family == "qwen3" else {}),
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():  # what matters must be seen: attention that looks somewhere, biases and norms that are none
+        for name, tensor in model.named_parameters():
+            tensor.mul_(8 if "_proj" in name else 1).add_(torch.randn_like(tensor) * ("norm" in name or "bias" in name))
+            tensor.copy_(tensor.half().float())
+    gguf_file.write_gguf(model, tiny_model, tmp_path / gguf_file.GGUF_FILE, gguf_type="f16", name=family)
+    back = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=gguf_file.GGUF_FILE, dtype=torch.float32).eval()
+    assert type(back) is type(model)
+    ids = torch.arange(10, 50)[None]
+    assert torch.equal(back(ids).logits, model(ids).logits)
+
+
+def test_a_llama_3_1_tells_how_its_positions_are_stretched(tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:
+    import math
+
+    from gguf import GGUFReader
+    from transformers import LlamaForCausalLM
+
+    config = llama(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, rope_parameters=STRETCHED,
+    )  # fmt: skip
+    path = tmp_path / gguf_file.GGUF_FILE
+    gguf_file.write_gguf(LlamaForCausalLM(config), tiny_model, path, gguf_type="f16", name="long")
+    tensors = {tensor.name: tensor.data for tensor in GGUFReader(path).tensors}
+    divisors = tensors["rope_freqs.weight"].tolist()
+    assert len(divisors) == 32
+    # As llama.cpp's converter reckons it, from the wavelengths.
+    for place, found in enumerate(divisors):
+        length = 2 * math.pi * 500_000 ** (2 * place / 64)
+        smooth = (8192 / length - 1) / (4 - 1)
+        between = 1 / ((1 - smooth) / 8 + smooth)
+        assert found == pytest.approx(1 if length < 8192 / 4 else 8 if length > 8192 else between, rel=1e-5), place
+    assert {1.0, 8.0} <= {round(one, 3) for one in divisors}
+
+
+def test_what_gguf_cannot_hold_is_refused_before_anything_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import Qwen2Config, Qwen3Config, SmolLM3Config
+
+    for config in (llama(), Qwen2Config(), Qwen3Config(), llama(rope_parameters=STRETCHED)):
+        gguf_file.refuse_unsupported(config, tiny_model)
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
     refused = {
-        "a model of type qwen3": Qwen3Config(),
+        "a model of type smollm3": SmolLM3Config(),
         "biases": llama(attention_bias=True),
-        "rotary positions scaled as linear": llama(rope_parameters=scaled),
+        "sliding windows": Qwen2Config(use_sliding_window=True),
+        "rotary positions scaled as linear in a llama": llama(rope_parameters=scaled),
+        "rotary positions scaled as llama3 in a qwen3": Qwen3Config(rope_parameters=STRETCHED),
     }
     for what, config in refused.items():
         with pytest.raises(BadConfig, match=f"gguf cannot hold {what}; supported are models of type llama"):
@@ -275,15 +331,22 @@ def test_the_cut_before_the_merges_has_llama_cpps_name() -> None:
         {"type": "Digits", "individual_digits": True},
     )
     split = {"type": "Split", "pattern": {"Regex": gguf_file._LLAMA_3}}
+    # As in the tokenizer.json of Qwen 2 and 3: digits one by one.
+    one_by_one = gguf_file._LLAMA_3.replace("{1,3}", "")
+    qwen = {"type": "Split", "pattern": {"Regex": one_by_one}}
     cuts = {
         "gpt-2": bytes_,
         "smollm": {"pretokenizers": [digits, bytes_]},
         "llama-bpe": {"pretokenizers": [split, {**bytes_, "use_regex": False}]},
+        "qwen2": {"pretokenizers": [qwen, {**bytes_, "use_regex": False}]},
     }
     bpe = {"model": {"type": "BPE"}, "normalizer": None}
     for name, cut in cuts.items():
         assert gguf_file.pre_tokenizer({**bpe, "pre_tokenizer": cut}) == name
+    composed = {**bpe, "normalizer": {"type": "NFC"}}
+    assert gguf_file.pre_tokenizer({**composed, "pre_tokenizer": cuts["qwen2"]}) == "qwen2"
     wrong: list[dict[str, Any]] = [
+        {**composed, "pre_tokenizer": cuts["llama-bpe"]},
         {**bpe, "pre_tokenizer": {"pretokenizers": [{**split, "pattern": {"Regex": "x"}}, bytes_]}},
         {**bpe, "pre_tokenizer": {**bytes_, "add_prefix_space": True}},
         {**bpe, "pre_tokenizer": bytes_, "normalizer": {"type": "NFC"}},

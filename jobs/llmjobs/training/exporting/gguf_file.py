@@ -1,4 +1,4 @@
-"""A Llama as one GGUF file, written with the `gguf` package in the layout of llama.cpp's own converter.
+"""A Llama or a Qwen as one GGUF file, written with the `gguf` package in the layout of llama.cpp's own converter.
 
 A job reads the file back with transformers, which undoes the same order of rows that llama.cpp takes. By hand,
 llama.cpp itself (xllamacpp 2026.10) cut texts, rendered chats and answered greedily as the merged model in each type.
@@ -20,9 +20,16 @@ GGUF_FILE = "model.gguf"
 
 _LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # noqa: E501
 
+_QWEN_2 = _LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+"""``model_type`` of transformers; llama.cpp calls them the same."""
+
+_ROPE = {"llama": {"default", "llama3"}}
+
 _SUPPORTED = (
-    "supported are models of type llama without biases and with plain rotary positions (SmolLM, SmolLM2, Llama 3), "
-    "with a byte-level BPE tokenizer cut as in GPT-2, SmolLM or Llama 3"
+    "supported are models of type llama (SmolLM, SmolLM2, Llama 3 to 3.3), qwen2 and qwen3, with a byte-level BPE "
+    "tokenizer cut as in GPT-2, SmolLM, Llama 3 or Qwen 2"
 )
 
 
@@ -36,16 +43,23 @@ def refuse_unsupported(config: Any, tokenizer_folder: Path) -> None:
     Raises:
         BadConfig: With what is missing, and what is supported.
     """
-    rope = (config.to_dict().get("rope_parameters") or {}).get("rope_type", "default")
+    family, rope = config.model_type, rope_type(config)
     wrong = {
-        f"a model of type {config.model_type}": config.model_type != "llama",
+        f"a model of type {family}": family not in FAMILIES,
+        # Those of Qwen 2 are no setting: its queries, keys and values always have them.
         "biases": getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False),
-        f"rotary positions scaled as {rope}": rope != "default",
+        "sliding windows": getattr(config, "use_sliding_window", False),
+        f"rotary positions scaled as {rope} in a {family}": rope not in _ROPE.get(family, {"default"}),
     }
     found = next((what for what, is_so in wrong.items() if is_so), "")
     if found:
         raise BadConfig(f"export.formats: gguf cannot hold {found}; {_SUPPORTED}. Leave gguf out")
     pre_tokenizer(_tokenizer_json(tokenizer_folder))
+
+
+def rope_type(config: Any) -> str:
+    """Return how a model stretches its rotary positions; ``default`` is not at all."""
+    return str((config.to_dict().get("rope_parameters") or {}).get("rope_type", "default"))
 
 
 def _tokenizer_json(folder: Path) -> dict[str, Any]:
@@ -66,14 +80,20 @@ def pre_tokenizer(tokenizer: dict[str, Any]) -> str:
     steps = cut.get("pretokenizers", [cut])
     kinds = [step.get("type") for step in steps]
     plain = kinds[-1:] == ["ByteLevel"] and not steps[-1].get("add_prefix_space", True)
-    if model.get("type") == "BPE" and plain and not tokenizer.get("normalizer"):
-        by_regex = steps[-1].get("use_regex", True)
+    normalised = (tokenizer.get("normalizer") or {}).get("type")
+    by_regex = steps[-1].get("use_regex", True)
+    if model.get("type") == "BPE" and plain and kinds == ["Split", "ByteLevel"] and not by_regex:
+        pattern = steps[0]["pattern"].get("Regex")
+        if pattern == _LLAMA_3 and not normalised:
+            return "llama-bpe"
+        # llama.cpp composes no characters either way; neither does its own converter mind.
+        if pattern == _QWEN_2 and normalised in {None, "NFC"}:
+            return "qwen2"
+    if model.get("type") == "BPE" and plain and not normalised:
         if kinds == ["ByteLevel"] and by_regex:
             return "gpt-2"
         if kinds == ["Digits", "ByteLevel"] and by_regex and steps[0].get("individual_digits"):
             return "smollm"
-        if kinds == ["Split", "ByteLevel"] and not by_regex and steps[0]["pattern"].get("Regex") == _LLAMA_3:
-            return "llama-bpe"
     told = " and ".join(str(kind) for kind in kinds)
     raise BadConfig(
         f"export.formats: gguf cannot hold a tokenizer of type {model.get('type')} cut by {told}; {_SUPPORTED}. "
@@ -85,7 +105,7 @@ def write_gguf(model: Any, tokenizer_folder: Path, path: Path, *, gguf_type: str
     """Write a merged model; one matrix at a time is copied.
 
     Args:
-        model: A Llama that `refuse_unsupported` lets through.
+        model: One that `refuse_unsupported` lets through.
         tokenizer_folder: Of the tokenizer to put in.
         path: The file.
         gguf_type: ``f16``, ``bf16`` or ``q8_0``.
@@ -98,7 +118,7 @@ def write_gguf(model: Any, tokenizer_folder: Path, path: Path, *, gguf_type: str
     from gguf import GGUFWriter
 
     logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of scratch files
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, model.config.model_type)
     _add_settings(writer, model.config, gguf_type, name)
     _add_tokenizer(writer, tokenizer_folder, model.config.vocab_size)
     tensors = list(_tensors(model, gguf_type))
@@ -126,11 +146,16 @@ def _add_settings(writer: Any, config: Any, gguf_type: str, name: str) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
+    head = _head_size(config)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_dimension_count(head)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+
+
+def _head_size(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _add_tokenizer(writer: Any, folder: Path, size: int) -> None:
@@ -168,21 +193,35 @@ def _add_tokenizer(writer: Any, folder: Path, size: int) -> None:
 def _tensors(model: Any, gguf_type: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield each tensor with its name and number format in the file; a head that is the embedding is left out.
 
-    Norms stay in 32 bits, and so does what llama.cpp leaves there; a row that is not made of whole blocks is ``f16``.
+    Norms and biases stay in 32 bits, as llama.cpp leaves them; a row that is not made of whole blocks is ``f16``.
     """
     from gguf import GGML_QUANT_SIZES, MODEL_ARCH, GGMLQuantizationType, get_tensor_name_map
 
-    names = get_tensor_name_map(MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    family = model.config.model_type
+    names = get_tensor_name_map(MODEL_ARCH[family.upper()], model.config.num_hidden_layers)
     wanted = GGMLQuantizationType[gguf_type.upper()]
     block, _ = GGML_QUANT_SIZES[wanted]
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
-        gguf_name = names.get_name(name, try_suffixes=(".weight",))
+        gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if gguf_name is None:
-            raise JobError(f"export gguf: the tensor {name} has no place in a GGUF file of the type llama")
+            raise JobError(f"export gguf: the tensor {name} has no place in a GGUF file of the type {family}")
         kind = wanted if tensor.shape[-1] % block == 0 else GGMLQuantizationType.F16
         yield gguf_name, tensor, kind if tensor.ndim > 1 else GGMLQuantizationType.F32
+    if rope_type(model.config) == "llama3":
+        yield "rope_freqs.weight", rope_divisors(model.config), GGMLQuantizationType.F32
+
+
+def rope_divisors(config: Any) -> Any:
+    """Return by what llama.cpp divides each plain rotary frequency of a Llama 3.1: ``(head size / 2,)``."""
+    import torch
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    size = _head_size(config)
+    plain = config.rope_parameters["rope_theta"] ** -(torch.arange(0, size, 2) / size)
+    return plain / scaled
 
 
 def _stored(shape: tuple[int, ...], kind: Any) -> tuple[tuple[int, ...], Any, int]:
@@ -204,7 +243,7 @@ def _numbers(name: str, tensor: Any, kind: Any, config: Any) -> Any:
 
     values = tensor.detach().to("cpu", torch.float32).numpy()
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(name.split(".")[-2])
-    if heads:
+    if heads and config.model_type == "llama":  # llama.cpp turns the others as transformers does
         values = interleaved(values, heads)
     with np.errstate(over="ignore"):
         stored = quantize(np.ascontiguousarray(values), kind)

@@ -15,7 +15,7 @@ from llmjobs.models import ResolvedModel, resolve_model
 from llmjobs.rendering import load_tokenizer
 from llmjobs.training.data.tokenisation import TokenRow, tokenise
 from llmjobs.training.exporting.checking import Said, ask, refuse_other
-from llmjobs.training.exporting.gguf_file import GGUF_FILE, refuse_unsupported, write_gguf
+from llmjobs.training.exporting.gguf_file import GGUF_FILE, refuse_unsupported, rope_type, write_gguf
 from llmjobs.training.exporting.versions import EXPORTS
 from llmjobs.training.measuring.contestants import Contestant, contestant, held_out
 from llmjobs.training.publication.provenance import package_versions
@@ -142,7 +142,7 @@ def _measured(source: _Source, lake: Lake, form: Format, folder: Path, before: t
         JobError: As `refuse_other`.
     """
     (told, unmerged), export, adapter = before, source.export, source.adapter
-    said = _asked(source, lambda: _loaded(folder, form, export, source.wide))
+    said = _asked(source, lambda: _loaded(folder, form, source))
     rows, version = len(source.rows), export.version(adapter.version, form)
     refuse_other(form, export, files=said, unmerged=unmerged, adapter=told)
     return ExportedForm(
@@ -159,15 +159,18 @@ def _measured(source: _Source, lake: Lake, form: Format, folder: Path, before: t
     )
 
 
-def _loaded(folder: Path, form: Format, export: Export, device: str) -> Any:
+def _loaded(folder: Path, form: Format, source: _Source) -> Any:
     """Return a form as its user would load it, without its adapter and without this package."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    source: dict[str, Any] = {"gguf_file": GGUF_FILE} if form == "gguf" else {"use_safetensors": True}
-    dtype = getattr(torch, export.dtype)
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, trust_remote_code=False, **source)
-    return model.to(device)
+    how: dict[str, Any] = {"gguf_file": GGUF_FILE} if form == "gguf" else {"use_safetensors": True}
+    config = AutoConfig.from_pretrained(source.base.path)
+    if form == "gguf" and rope_type(config) != "default":
+        how["config"] = config  # transformers 5.23 does not read the divisors that llama.cpp reads
+    dtype = getattr(torch, source.export.dtype)
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, trust_remote_code=False, **how)
+    return model.to(source.wide)
 
 
 def _publish(source: _Source, lake: Lake, figures: ExportedForm, folder: Path) -> None:
