@@ -27,7 +27,7 @@ from llmjobs.instructions.rules.library import RULES_VERSION
 from llmjobs.lake import Lake
 
 KIND = "parts"
-SCHEMA = 5
+SCHEMA = 6
 """Raise it when the same file would lead to another part than before."""
 
 _ID_DIGITS = 32

@@ -27,10 +27,10 @@ import pyarrow as pa
 
 from llmjobs.contracts.data_rules import PII_FLAGS, RULES
 
-BUCKETS = 64
-"""Ranges of ids. A million rows are 16,000 in each, 16 million 250,000."""
+BUCKETS = 128
+"""Ranges of ids. A million rows are 8,000 in each, 16 million 125,000."""
 
-_ROWS_FOR_BUCKETS = 4096
+_ROWS_FOR_BUCKETS = 2048
 _ROWS_AT_ONCE = 50_000
 _ROWS_YIELDED = 20_000
 

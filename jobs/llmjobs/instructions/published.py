@@ -45,7 +45,7 @@ class SideWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._waiting: list[pl.DataFrame] = []
+        self._waiting: list[pa.Table] = []
         self._writer: pq.ParquetWriter | None = None
         self._hash = hashlib.sha256()
         self.rows = 0
@@ -53,23 +53,26 @@ class SideWriter:
     def add(self, rows: pl.DataFrame) -> None:
         """Add rows with `COLUMNS`, behind those that are there in the order of ``row_id`` (hexadecimal)."""
         self.rows += rows.height
-        self._waiting.append(rows.select(COLUMNS))
-        if sum(frame.height for frame in self._waiting) >= _ROWS_AT_ONCE:
+        rows = rows.select(COLUMNS)
+        self._hash.update(rows.select(lines=_line(rows).str.join("")).item().encode())
+        # A filtered frame of polars keeps the texts of all rows that it was filtered from; an Arrow table its own only.
+        self._waiting.append(rows.to_arrow(compat_level=_OLDEST))
+        if sum(table.num_rows for table in self._waiting) >= _ROWS_AT_ONCE:
             self._flush()
 
     def close(self) -> str:
         """Finish the file and return the digest of its rows."""
-        if self._waiting or self._writer is None:
+        if not self._waiting and self._writer is None:
+            self.add(empty())
+        if self._waiting:
             self._flush()
         assert self._writer is not None
         self._writer.close()
         return self._hash.hexdigest()
 
     def _flush(self) -> None:
-        rows = pl.concat(self._waiting) if self._waiting else empty()
+        table = pa.concat_tables(self._waiting)
         self._waiting = []
-        self._hash.update(rows.select(lines=_line(rows).str.join("")).item().encode())
-        table = rows.to_arrow(compat_level=_OLDEST)
         if self._writer is None:
             self._writer = parquet_writer(self._path, table.schema)
         self._writer.write_table(table)

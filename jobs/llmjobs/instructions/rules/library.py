@@ -228,12 +228,12 @@ class Rule:
 def library(contract: DataContract) -> dict[str, Rule]:
     """Return the rules that look at whole rows."""
     answer, question, instruction = pl.col("answer"), pl.col("question"), pl.col("instruction")
-    hinted, has_text = pl.col("hinted"), answer.str.strip_chars() != ""
+    hinted, has_text = pl.col("hinted"), answer.str.contains(r"\S")
     repeats = (normalised(answer) == normalised(question)) | (normalised(answer) == normalised(instruction))
     words_of_refusal = may_refuse(answer, answer.str.contains(REFUSAL_HINT))
     return _hinted_rules() | {
         "role_order": Rule((~pl.col("roles").str.contains(_TURNS_IN_ORDER),)),
-        "empty_turn": Rule(((pl.col("empty_turns") > 0) | (question.str.strip_chars() == ""),)),
+        "empty_turn": Rule(((pl.col("empty_turns") > 0) | ~question.str.contains(r"\S"),)),
         "empty_answer": Rule((~has_text & ~pl.col("calls"),)),
         "placeholder_answer": Rule((answer.str.contains(_PLACEHOLDER),)),
         "url_only_input": Rule((question.str.contains(URL_ONLY),)),
