@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from embedded.api import segment
 from llmjobs.instructions import versions
 from llmjobs.lake import Lake
-from tests.fixtures.runs import Runs, until
+from tests.fixtures.runs import Runs
 from tests.fixtures.stack import RunningStack
 
 pytestmark = pytest.mark.stack
@@ -39,33 +38,12 @@ def current(lake: Lake) -> str:
 
 
 def question(runs: Runs, run_id: str) -> dict[str, Any]:
-    """Wait until the run asks, and return what it asks.
-
-    An answer within the same second, faster than any person, would start the task again before the scheduler has read
-    that it stopped; it then takes the task for lost and retries it (3.3.2). So the scheduler goes around twice first.
-    """
-    path = f"dags/{PREPARE}/dagRuns/{segment(run_id)}/hitlDetails"
-    until(lambda: runs.states(PREPARE, run_id).get("approve") == "awaiting_input", "the question", seconds=200)
-    for _ in range(2):
-        another_round(runs)
-    found: list[dict[str, Any]] = runs.api.get(path)["hitl_details"]
-    return found[0]
-
-
-def another_round(runs: Runs) -> None:
-    """Wait for the scheduler's next heartbeat."""
-
-    def heartbeat() -> str:
-        return str(runs.api.get("monitor/health")["scheduler"]["latest_scheduler_heartbeat"])
-
-    last = heartbeat()
-    until(lambda: heartbeat() != last, "another round of the scheduler", seconds=60)
+    return runs.question(PREPARE, run_id, "approve")
 
 
 def answer(runs: Runs, run_id: str, option: str) -> str:
-    """Answer as the page does, and return how the run ended."""
-    path = f"dags/{PREPARE}/dagRuns/{segment(run_id)}/taskInstances/approve/-1/hitlDetails"
-    runs.api.patch(path, {"chosen_options": [option], "params_input": {}})
+    """Answer, and return how the run ended."""
+    runs.answer(PREPARE, run_id, "approve", option)
     return runs.finish(PREPARE, run_id)
 
 

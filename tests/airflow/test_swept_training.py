@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmjobs.contracts.instructions import PrepareConfig
-from llmjobs.instructions import prepare
 from llmjobs.lake import Lake
 from tests.fixtures.bundle import Bundle
 from tests.fixtures.runs import Runs
 from tests.fixtures.stack import RunningStack
+from tests.fixtures.sums import publish_sums
 from tests.jobs.training.conftest import tiny_model, tokenizer  # noqa: F401  fixtures
 
 pytestmark = [pytest.mark.stack, pytest.mark.long]
@@ -38,16 +36,7 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def lake(stack: RunningStack) -> Lake:
     """The stack's lake with a dataset whose rows are ranked."""
-    folder = stack.home.lake / "raw" / NAME
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"instruction": f"Add one to {n}.", "output": f"The sum is {n + 1}."} for n in range(80)]
-    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    contract = {"owner": "tests", "quality": {"score": True}}
-    values = {"name": NAME, "source": f"raw/{NAME}/*.json", "contract": contract}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMJOBS_LAKE_URL", stack.env["LLMJOBS_LAKE_URL"])
-        assert prepare.run(PrepareConfig.from_mapping(values, origin="test")).changed
-    return Lake(stack.env["LLMJOBS_LAKE_URL"])
+    return publish_sums(stack, NAME, ranked=True)
 
 
 @pytest.fixture(scope="module")
