@@ -73,9 +73,15 @@ class Accounts:
         """Return `good` with some of `parts.GOOD_COLUMNS`."""
         return pl.concat(_beside(self.good, self.part, columns))
 
-    def published(self, *columns: str) -> pl.DataFrame:
-        """Return ``row``, ``end``, ``side``, ``rank`` and some of `parts.GOOD_COLUMNS` of the published rows."""
-        return pl.concat(table.filter(_ALIVE) for table in _beside(self.good, self.part, columns))
+    def published(self, *columns: str, without: Sequence[str] = ()) -> pl.DataFrame:
+        """Return ``row``, ``end``, ``side``, ``rank`` and some of `parts.GOOD_COLUMNS` of the published rows.
+
+        Args:
+            columns: Of the part.
+            without: Columns that nobody needs: they are not held even meanwhile.
+        """
+        tables = _beside(self.good, self.part, columns)
+        return pl.concat(table.filter(_ALIVE).drop(without) for table in tables)
 
     @property
     def counts(self) -> dict[str, int]:

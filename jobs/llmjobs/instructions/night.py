@@ -197,7 +197,7 @@ class Night:
         """Return where the rows go, and how they differ from those of the base, whose keys are read once."""
         known = self.base.keys() if self.base else None
         accounts = account_for(part, self.config, self._past(known))
-        return accounts, diff(known, published_keys(accounts))
+        return accounts, diff(known, published_keys(accounts, mix=known is not None))
 
     def _past(self, known: pl.DataFrame | None) -> Past:
         contract = self.config.contract
@@ -228,10 +228,15 @@ def storage_options() -> dict[str, Any] | None:
     return json.loads(text) if text else None
 
 
-def published_keys(accounts: Accounts) -> pl.DataFrame:
-    """Return one line a published row: what `diff.diff` compares."""
-    columns = ("row_key", "group_key", "source", "topic", "label", "language", "characters")
-    return accounts.published(*columns).drop("row", "end", "rank")
+def published_keys(accounts: Accounts, *, mix: bool = True) -> pl.DataFrame:
+    """Return one line a published row: what `diff.diff` compares.
+
+    Args:
+        accounts: The rows.
+        mix: With lengths and categories, whose shifts a first version has not.
+    """
+    columns = ("source", "topic", "label", "language", "characters") if mix else ()
+    return accounts.published("row_key", "group_key", *columns, without=("row", "end", "rank"))
 
 
 def write_rows(folder: Path, audit_folder: Path, accounts: Accounts) -> str:

@@ -178,6 +178,10 @@ class _Paired:
 
 def _paired(old: pl.DataFrame, new: pl.DataFrame) -> _Paired:
     """Match rows of one key, and then what is left of one group, in the order of the keys."""
+    if old.is_empty():  # a first version: nothing is sorted or joined
+        added = _smallest(new.with_columns(row_key_old=pl.lit(None, dtype=pl.Int128)))
+        counted = new.group_by("side").len("rows").with_columns(end=pl.lit("added"))
+        return _Paired(counted.select("end", "side", "rows"), 0, {"added": added, "removed": [], "changed": []})
     old, new = _numbered(old, "row_key"), _numbered(new, "row_key")
     same = new.join(old, on=["row_key", "number"], suffix="_old")
     left_new = _numbered(new.join(old, on=["row_key", "number"], how="anti"), "group_key")
