@@ -239,8 +239,6 @@ class JobOperator(KubernetesPodOperator):
         while True:
             try:
                 result = watch()
-                self._stop_other_nodes(self.pod)
-                return result
             except AirflowSkipException:
                 raise
             except Exception as error:
@@ -249,6 +247,9 @@ class JobOperator(KubernetesPodOperator):
                     raise
                 if failure.action is not Action.RESUME or relaunched >= self._relaunches() or self._killed:
                     raise failure from error
+            else:
+                self._clear_up_after_success()
+                return result
             relaunched += 1
             self.log.warning("%s: starting it again (%d of %d)", failure, relaunched, self._relaunches())
             self.pod = self.remote_pod = self.pod_request_obj = None
@@ -284,6 +285,13 @@ class JobOperator(KubernetesPodOperator):
             self.log.warning("Pod %s: %s", name, one)
         telling = [type(one)(f"pod {name}: {one}") for name, one in theirs.items() if type(one) is not JobFailed]
         return telling[0] if type(failure) is JobFailed and telling else failure
+
+    def _clear_up_after_success(self) -> None:
+        """Remove what is left of the other nodes; a job that is done does not fail for it."""
+        try:
+            self._stop_other_nodes(self.pod)
+        except Exception as error:  # an API server's hiccup: the cluster removes them with node 0's pod
+            self.log.warning("The other nodes' pods could not be removed: %s", error)
 
     def _stop_other_nodes(self, pod: k8s.V1Pod | None) -> None:
         if self.nodes > 1 and pod is not None and settings.runner() != "local":
