@@ -41,7 +41,7 @@ _KNOWN = {
     "embed-multilingual-light-v3.0": (384, 512),
     "embed-v4.0": (1536, 128_000),
 }
-"""Dimensions and most tokens of models whose providers publish them (their documentation, 2026-11)."""
+"""Dimensions and most tokens of models whose providers publish them; some were checked in 2026-11, none is probed."""
 
 
 class ProviderModel:
