@@ -129,13 +129,36 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in read_curves(folder / "metrics.jsonl")]
 
 
-def test_speed_and_memory_are_those_of_both_processes(under_torchrun: Path, alone: Path) -> None:
+def test_speed_is_that_of_each_process(under_torchrun: Path, alone: Path) -> None:
     last, single = (
         read_curves(folder / "metrics.jsonl")[-1] for folder in (under_torchrun / "ddp", alone / "bfloat16")
     )
     assert last["tokens_per_second_per_device"] == pytest.approx(last["tokens"] / last["step_seconds"] / 2)
     assert last["trainable_tokens"] == single["trainable_tokens"]
-    assert last["memory_gib"] > 1.5 * single["memory_gib"]
+
+
+TORCHRUN = """
+import json, os, subprocess, sys
+worker = "import sys; from llmjobs.training.utilisation import Utilisation; sys.stdin.readline();" \
+    "print(*[one.pid for one in Utilisation()._others], flush=True); sys.stdin.readline()"
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+started = [subprocess.Popen([sys.executable, "-c", worker], **pipes) for _ in range(int(os.environ["LOCAL_WORLD_SIZE"]))]
+for one in started:
+    print("look", file=one.stdin, flush=True)
+seen = [[int(pid) for pid in one.stdout.readline().split()] for one in started]
+for one in started:
+    one.communicate("end")
+print(json.dumps([[one.pid for one in started], seen]))
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_utilisation_looks_at_all_processes_of_the_node(processes: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "jobs"), "LOCAL_WORLD_SIZE": str(processes)}
+    command = [sys.executable, "-c", TORCHRUN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    pids, seen = json.loads(done.stdout)
+    assert [sorted(others) for others in seen] == [sorted(set(pids) - {pid}) for pid in pids]
 
 
 def weights(folder: Path) -> Path:
