@@ -142,7 +142,8 @@ import json, os, subprocess, sys
 worker = "import sys; from llmjobs.training.utilisation import Utilisation; sys.stdin.readline();" \
     "print(*[one.pid for one in Utilisation()._others], flush=True); sys.stdin.readline()"
 pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-started = [subprocess.Popen([sys.executable, "-c", worker], **pipes) for _ in range(int(os.environ["LOCAL_WORLD_SIZE"]))]
+count = int(os.environ["LOCAL_WORLD_SIZE"])
+started = [subprocess.Popen([sys.executable, "-c", worker], **pipes) for _ in range(count)]
 for one in started:
     print("look", file=one.stdin, flush=True)
 seen = [[int(pid) for pid in one.stdout.readline().split()] for one in started]
