@@ -174,6 +174,7 @@ def test_policies_leave_the_vector_index_in_use(postgres_url: str, monkeypatch: 
             )
             assert how.path == "exact"
             monkeypatch.setattr(arms, "EXACT_ROWS", 100)
+            monkeypatch.setattr(arms, "EXACT_ROWS_BEHIND_FILTER", 100)
             found, how = search_with_plan(
                 connection, INDEX, "anything", 10, tenants=tenants, filter=wanted, mode="vector", encoder=model
             )

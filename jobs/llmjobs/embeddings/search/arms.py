@@ -18,7 +18,10 @@ Vector = npt.NDArray[np.float32]
 """(dimensions)"""
 
 EXACT_ROWS = 10_000
-"""Up to so many vectors behind tenants and filter are all compared; more are found through the index."""
+"""Up to so many vectors behind tenants are all compared; more are found through the index."""
+
+EXACT_ROWS_BEHIND_FILTER = 25_000
+"""And behind a filter: where what it leaves is far from the question, a walk through the index meets little of it."""
 
 RANK_CONSTANT = 60
 """Of reciprocal rank fusion (Cormack, Clarke and Buettcher 2009)."""
@@ -32,7 +35,7 @@ class Scope:
     """What tenants and filter leave to be searched.
 
     Attributes:
-        rows: Vectors, counted up to `EXACT_ROWS`; None where there are more.
+        rows: Vectors, counted up to the limit; None where there are more.
         document_ids: The documents behind the filter, where they are few enough; None: more, or no filter.
         condition: On a row ``d`` of ``document``; None without a filter.
     """
@@ -66,7 +69,7 @@ class Question:
 def measured(connection: Connection, generation: Generation, condition: Condition | None) -> Scope:
     """Count what tenants and filter leave, up to a limit: a few milliseconds, whatever the index holds."""
     if condition is None:
-        return Scope(_counted(connection, generation, None), None, None)
+        return Scope(_counted(connection, generation, None, EXACT_ROWS), None, None)
     # GIN can look up equalities, and only through a function under row-level security.
     looked_up = "d.document_id in (select documents_holding(%(index_id)s, %(contains)s)) and "
     row = connection.execute(
@@ -79,7 +82,7 @@ def measured(connection: Connection, generation: Generation, condition: Conditio
             ) found
             """
         ).format(
-            limit=sql.Literal(EXACT_ROWS),
+            limit=sql.Literal(EXACT_ROWS_BEHIND_FILTER),
             looked_up=sql.SQL(looked_up if condition.contains else ""),
             clause=condition.clause,
         ),
@@ -87,21 +90,22 @@ def measured(connection: Connection, generation: Generation, condition: Conditio
         prepare=False,
     ).fetchone()
     ids = row[0] if row else None
-    return Scope(None if ids is None else _counted(connection, generation, ids), ids, condition)
+    rows = None if ids is None else _counted(connection, generation, ids, EXACT_ROWS_BEHIND_FILTER)
+    return Scope(rows, ids, condition)
 
 
-def _counted(connection: Connection, generation: Generation, document_ids: list[int] | None) -> int | None:
-    """Count vectors up to `EXACT_ROWS`; None: there are more."""
+def _counted(connection: Connection, generation: Generation, document_ids: list[int] | None, most: int) -> int | None:
+    """Count vectors up to `most`; None: there are more."""
     among = sql.SQL("" if document_ids is None else "where document_id = any (%(ids)s)")
     row = connection.execute(
         sql.SQL("select count(*) from (select from {} {} limit {} + 1) found").format(
-            generation.table, among, sql.Literal(EXACT_ROWS)
+            generation.table, among, sql.Literal(most)
         ),
         {"ids": document_ids},
         prepare=False,
     ).fetchone()
     assert row is not None
-    return None if row[0] > EXACT_ROWS else int(row[0])
+    return None if row[0] > most else int(row[0])
 
 
 def find(
